@@ -136,22 +136,26 @@ def test_a_region_without_a_class_beside_tumor_is_no_tumor(tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         found = read_annotations(path)
     assert found.mask((1500, 2000), 1).sum() == 200**2
-    assert "t.geojson: 2 outlines without a class" in caplog.text
+    assert "t.geojson: not taken for tumor: 2 outlines without a class" in caplog.text
     other = _feature("Polygon", region["geometry"]["coordinates"], {"name": "A"})
     path.write_text(json.dumps([region, other]))
     assert len(read_annotations(path).tumor) == 2
-    assert f"{path}: nothing has a class, so 2 outlines count as tumor; they are named 'A', 'ROI'" in caplog.text
+    assert f"{path}: nothing has a class, so all counts as tumor: 2 outlines; they are named 'A', 'ROI'" in caplog.text
     path.write_text(json.dumps([region, excluded]))
-    with pytest.raises(DataError, match="1 outlines without a class beside others of which none is tumor"):
+    with pytest.raises(DataError, match="1 outline without a class beside others of which none is tumor"):
         read_annotations(path)
 
 
 @pytest.mark.parametrize(
     ("named", "tumor", "told"),
     [
-        (["Tumor", "Tumor 2", "Tumor 3"], 3, "so 3 outlines count as tumor; they are named 'Tumor', 'Tumor 2', 'Tumor 3'"),
-        (["Metastasis", "small one"], 2, "so 2 outlines count as tumor"),
-        (["Normal", "Lesion"], 1, "so 1 outlines count as tumor"),
+        (
+            ["Tumor", "Tumor 2", "Tumor 3"],
+            3,
+            "tumor: 3 outlines; they are named 'Tumor', 'Tumor 2', 'Tumor 3'",
+        ),
+        (["Metastasis", "small one"], 2, "so all counts as tumor: 2 outlines"),
+        (["Normal", "Lesion"], 1, "so all counts as tumor: 1 outline"),
         (["Normal", "Tumor"], 1, ""),
     ],
 )
@@ -216,13 +220,13 @@ def test_classes_of_other_programs(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("properties", "told"),
     [
-        ([{"type": "freehand"}, {"category": "Path"}, {"class": "Segmentation"}], "so 3 outlines count as tumor"),
+        ([{"type": "freehand"}, {"category": "Path"}, {"class": "Segmentation"}], "so all counts as tumor: 3 outlines"),
         ([{"label": {"value": "tumor"}, "type": "polyline"}, {"type": "tumour"}], ""),
-        ([{"label": 1}, {"label": "2.0"}, {"class": 0}], "so 3 outlines count as tumor; they are named '0', '1', '2.0'"),
+        ([{"label": 1}, {"label": "2.0"}, {"class": 0}], "so all counts as tumor: 3 outlines; they are named '0', '1', '2.0'"),
         ([{"name": "Tumor", "category": "lesion"}, {"label": "A", "class": 3, "category": "Tumor"}], ""),
         ([{"name": "Tumor", "classification": "Lesion"}], "group 'Lesion' is neither"),
         ([{"name": "Tumor", "classification": {"name": "Region"}}], "group 'Region' is neither"),
-        ([{"type": "tumor"}, {"type": "normal"}, {"type": "Krebs"}], "1 outlines without a class beside classes"),
+        ([{"type": "tumor"}, {"type": "normal"}, {"type": "Krebs"}], "1 outline without a class beside classes"),
     ],
 )
 def test_what_was_drawn_and_numbers_are_no_classes(
@@ -252,7 +256,7 @@ def test_asap_points_enclose_nothing(tmp_path: Path, caplog: pytest.LogCaptureFi
         found = read_annotations(path)
     assert [outline.name for outline in found.tumor] == ["d", "e"]
     told = "Arrow, Dot, Line, Measurement, Point, PointSet, Polyline, no type, ruler"
-    assert f"t.xml: 9 annotations ({told}) enclose nothing" in caplog.text
+    assert f"t.xml: left out, for they enclose nothing: 9 annotations ({told})" in caplog.text
     for kind in ("", "Freehand"):
         path.write_text(content.replace('"Rectangle"', f'"{kind}"'))
         with pytest.raises(DataError, match=f"annotation 'e' of the unknown type '{kind}'"):
@@ -280,7 +284,7 @@ def test_camelyon_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         found = read_annotations(tmp_path / "t.json")
     assert [outline.name for outline in found.tumor] == ["_2"]
     assert len(found.excluded) == 1
-    assert "1 outlines of one or two vertices" in caplog.text
+    assert "1 outline of one or two vertices" in caplog.text
     (tmp_path / "n.json").write_text('{"positive": [], "negative": []}')
     assert read_annotations(tmp_path / "n.json").tumor == ()
 
@@ -295,7 +299,7 @@ def test_holes_that_enclose_nothing_are_left_out(tmp_path: Path, caplog: pytest.
     assert outline.area == 60
     assert read_annotations(path).mask((8, 8), 1.0).sum() == 60
     assert "empty Polygon" not in caplog.text
-    assert f"{path}: 3 holes of less than three vertices enclose nothing, left out" in caplog.text
+    assert f"{path}: left out, for they enclose nothing: 3 holes of less than three vertices" in caplog.text
 
 
 @pytest.mark.parametrize(

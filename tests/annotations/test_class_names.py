@@ -70,7 +70,7 @@ def test_classes_that_were_not_told_are_left_out_and_named(tmp_path: Path, caplo
         found = read_annotations(path, tumor=["krebs"], excluded=["nerve"])
     assert (len(found.tumor), len(found.excluded)) == (1, 1)
     assert "other classes are left out: 'Stroma'" in caplog.text
-    assert "1 outlines without a class" in caplog.text
+    assert "1 outline without a class" in caplog.text
     with pytest.raises(DataError, match=r"group 'Krebs: G2' is neither .*--tumor"):
         read_annotations(path)
     with pytest.raises(DataError, match="no outline has the class 'Krebbs'; found: 'Krebs: G2', 'Nerve', 'Stroma'"):
@@ -98,7 +98,7 @@ OTHER = {"type": "MultiPolygon", "coordinates": [[SQUARE], [[[50, 50], [60, 50],
     [
         ({"type": "FeatureCollection", "features": [_feature(POLYGON, TUMOR)]}, 1, ""),
         ([{"type": "FeatureCollection", "features": [_feature(POLYGON, TUMOR)]}], 1, ""),
-        (POLYGON, 1, "so 1 outlines count as tumor"),
+        (POLYGON, 1, "so all counts as tumor: 1 outline"),
         ({"type": "GeometryCollection", "geometries": [OTHER, {"type": "Point", "coordinates": [1, 2]}]}, 2, "(Point)"),
         ([_feature(POLYGON, TUMOR), _feature(None, TUMOR)], 1, "(feature without geometry)"),
         ([_feature({"type": "LineString", "coordinates": SQUARE}, TUMOR), _feature(OTHER, TUMOR)], 2, "(LineString)"),

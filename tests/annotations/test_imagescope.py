@@ -91,14 +91,14 @@ def test_shapes_of_imagescope_are_numbered(tmp_path: Path, caplog: pytest.LogCap
         polygon, rectangle, ellipse = read_annotations(tmp_path / "s.xml").tumor
     assert polygon.area == rectangle.area == 1800, "a rectangle of four corners may be turned"
     assert ellipse.area == pytest.approx(np.pi * 900, rel=2e-4)
-    assert "3 annotations (arrow, pin, ruler) enclose nothing" in caplog.text
+    assert "they enclose nothing: 3 annotations (arrow, pin, ruler)" in caplog.text
 
 
 def test_what_is_cut_out_of_nothing_is_told_and_no_outline(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "s.annotations").write_text(halo(halo_region("Polygon", SQUARE, hole=1)))
     file = read_drawn(tmp_path / "s.annotations")
     assert (file.regions, file.idle) == ((), 1)
-    assert "1 annotations (cut-out of nothing) enclose nothing" in caplog.text
+    assert "they enclose nothing: 1 annotation (cut-out of nothing)" in caplog.text
 
 
 @pytest.mark.parametrize(

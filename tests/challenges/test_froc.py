@@ -334,7 +334,7 @@ def test_an_outline_smaller_than_a_pixel_is_isolated_tumor_cells(
     assert 0.9 not in result.curve.thresholds, "neither a hit nor false"
     assert result.slide_auc is not None
     assert result.slide_auc.tumor == 2
-    assert "Test_001.json: 1 outlines of tumor are smaller than a pixel of 32 level-0 px" in caplog.text
+    assert "Test_001.json: smaller than a pixel of 32 level-0 px: 1 outline of tumor" in caplog.text
     for path in (*cohort[0].glob("test_00[34].csv"), *cohort[0].glob("Test_002*"), *cohort[1].glob("test_002*")):
         path.unlink()
     assert (found := froc(*cohort, mask_level=5)).score is None
@@ -349,10 +349,10 @@ def test_outlines_that_draw_nothing_are_told(
 ) -> None:
     _outline(cohort[1], _ring(320, 320, 1920), idle)
     assert froc(*cohort, mask_level=5).lesions == 2
-    assert "Test_001.json: 1 outlines of tumor enclose nothing on the slide, first 'n1' at x" in caplog.text
+    assert "Test_001.json: counts nowhere, enclosing nothing on the slide: 1 outline of tumor, first 'n1' at x" in caplog.text
     _outline(cohort[1], idle)
     with pytest.raises(
-        DataError, match=r"Test_001\.json: none of 1 outlines of tumor encloses anything on the slide, first 'n0'"
+        DataError, match=r"Test_001\.json: 1 outline of tumor, none of which encloses anything on the slide, first 'n0'"
     ):
         froc(*cohort, mask_level=5)
 
@@ -366,7 +366,7 @@ def test_tumor_that_encloses_nothing_makes_no_slide_normal(cohort: tuple[Path, P
     assert froc(*cohort, mask_level=5).lesions == 2, "without annotations there is no tumor"
     path.write_text(f"<ASAP_Annotations><Annotations>{drawn}</Annotations></ASAP_Annotations>")
     assert read_annotations(path).tumor == ()
-    with pytest.raises(DataError, match=r"test_003\.xml: 1 annotations enclose nothing, and no outline is of tumor; expected"):
+    with pytest.raises(DataError, match=r"test_003\.xml: 1 annotation without an inside, and no outline of tumor; expected"):
         froc(*cohort, mask_level=5)
 
 
@@ -376,7 +376,7 @@ def test_outlines_beyond_the_slide_are_refused(tmp_path: Path) -> None:
     (tmp_path / "found" / "a.csv").write_text("")
     _drawn(tmp_path / "truth", "a", 50000, "Tumor")
     write_store(tmp_path / "scans" / "a.zarr", np.zeros((20, 300), np.float32), bounds=Bounds(0, 0, 9000, 2000))
-    with pytest.raises(DataError, match=r"a\.geojson: none of 1 outlines .* at x 50000 to 56400"):
+    with pytest.raises(DataError, match=r"a\.geojson: 1 outline of tumor, none of .* at x 50000 to 56400"):
         froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "scans")
 
 

@@ -175,12 +175,12 @@ def test_outlines_that_enclose_nothing_are_told(tmp_path: Path, caplog: pytest.L
     path = tmp_path / "t.json"
     path.write_text(json.dumps({"positive": [{"vertices": ring}, {"name": "n1", "vertices": ring * 2}]}))
     assert tumor_cells(path, grid).any()
-    assert "t.json: 1 outlines of tumor enclose nothing on the slide, first 'n1' at x 100 to 500" in caplog.text
+    assert "t.json: counts nowhere, enclosing nothing on the slide: 1 outline of tumor, first 'n1' at x" in caplog.text
     path.write_text(json.dumps({"positive": [{"vertices": ring * 2}]}))
-    with pytest.raises(DataError, match=r"t\.json: none of 1 outlines of tumor encloses anything on the slide"):
+    with pytest.raises(DataError, match=r"t\.json: 1 outline of tumor, none of which encloses anything on the slide"):
         tumor_cells(path, grid)
     path.write_text(json.dumps({"positive": [{"vertices": ring[:2]}]}))
-    with pytest.raises(DataError, match=r"t\.json: 1 annotations enclose nothing, and no outline is of tumor"):
+    with pytest.raises(DataError, match=r"t\.json: 1 annotation without an inside, and no outline of tumor"):
         tumor_cells(path, grid)
 
 
@@ -266,7 +266,7 @@ def test_background_and_damage_are_left_out_and_counted(slides: Path, tmp_path: 
     _, _, rows = _read(tmp_path / "p", "train")
     assert done.blank > 10
     assert done.unreadable > 0
-    assert "could not be read and were left out" in caplog.text
+    assert "left out, since it could not be read: " in caplog.text
     places = [(int(row["coord_x"]), int(row["coord_y"])) for row in rows if row["wsi"] == "half"]
     assert places
     assert all(x + 192 > 440 for x, _ in places), "none on glass"

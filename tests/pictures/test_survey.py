@@ -130,7 +130,7 @@ class TestDrawnMasks:
         expected[:300, 200:300] = True
         expected[100:140, 220:] = False
         np.testing.assert_array_equal(mask, expected)
-        assert "3 of 9 outlines are taken out of the tissue (Artifact, Exclusion, Ignore*)" in caplog.text
+        assert "3 of 9 outlines taken out of the tissue (Artifact, Exclusion, Ignore*)" in caplog.text
 
     def test_holes_are_left_out(self, tmp_path: Path) -> None:
         rings = [_box(10, 10, 300, 700), _box(50, 20, 100, 60), _box(200, 500, 290, 530)]
@@ -167,7 +167,7 @@ class TestDrawnMasks:
     def test_outlines_that_enclose_nothing_are_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         parts = [("Tissue", [_box(10, 10, 100, 400)]), ("Tissue", [_box(200, 10, 300, 400) * 2])]
         assert not read_tissue_mask(_geojson(tmp_path / "m.geojson", *parts), _slide(tmp_path)).mask[:, 150:].any()
-        assert "m.geojson: 1 of 2 outlines of tissue enclose nothing and count nowhere" in caplog.text
+        assert "m.geojson: 1 of 2 outlines of tissue without an inside, which counts nowhere" in caplog.text
 
     def test_outlines_off_the_slide_are_refused(self, tmp_path: Path) -> None:
         slide = _slide(tmp_path)

@@ -22,7 +22,7 @@ import numpy as np
 from wsi_meta.annotations.class_names import class_of
 from wsi_meta.annotations.imagescope import read_layers
 from wsi_meta.errors import DataError
-from wsi_meta.words import first_line
+from wsi_meta.words import counted, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,13 +107,14 @@ def read_drawn(path: Path) -> DrawnFile:
         raise DataError(f"{path}: its outlines cannot be read ({told}); correct it or export it again") from error
     if others:
         told = ", ".join(sorted(others))
-        logger.warning("%s: %d annotations (%s) enclose nothing, left out", path, others.total(), told)
+        logger.warning("%s: left out, for they enclose nothing: %s (%s)", path, counted(others.total(), "annotation"), told)
     whole = [region for region in regions if len(region.rings[0]) >= 3]
     if len(whole) < len(regions):
-        logger.warning("%s: %d outlines of one or two vertices enclose nothing, left out", path, len(regions) - len(whole))
+        short = counted(len(regions) - len(whole), "outline")
+        logger.warning("%s: left out, for they enclose nothing: %s of one or two vertices", path, short)
     sound = tuple(replace(region, rings=tuple(ring for ring in region.rings if len(ring) >= 3)) for region in whole)
     if less := sum(len(region.rings) for region in whole) - sum(len(region.rings) for region in sound):
-        logger.warning("%s: %d holes of less than three vertices enclose nothing, left out", path, less)
+        logger.warning("%s: left out, for they enclose nothing: %s of less than three vertices", path, counted(less, "hole"))
     return DrawnFile(path, sound, origin, slide, others.total() + len(regions) - len(whole))
 
 

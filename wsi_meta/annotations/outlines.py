@@ -240,14 +240,17 @@ def _without_class(
         tumor = [region for kind, region in sorted_out if kind] + others
         called = sorted({region.hints[0] for region in tumor if region.hints})[:MOST_SHOWN]
         told = "; they are named " + ", ".join(f"'{name}'" for name in called) if len(called) > 1 else ""
-        logger.warning("%s: nothing has a class, so %d outlines count as tumor%s", drawn.path, len(tumor), told)
+        logger.warning(
+            "%s: nothing has a class, so all counts as tumor: %s%s", drawn.path, counted(len(tumor), "outline"), told
+        )
         return [(True, region) for region in others]
     if not names.tumor and not any(kind and region.groups for kind, region in sorted_out):
         raise DataError(
-            f"{drawn.path}: {len(others)} outlines without a class beside others of which none is tumor; "
+            f"{drawn.path}: {counted(len(others), 'outline')} without a class beside others of which none is tumor; "
             "expected a class for each, or --tumor"
         )
-    logger.warning("%s: %d outlines without a class beside classes that tell are not taken for tumor", drawn.path, len(others))
+    told = counted(len(others), "outline")
+    logger.warning("%s: not taken for tumor: %s without a class beside classes that tell", drawn.path, told)
     return []
 
 

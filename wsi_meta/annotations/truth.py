@@ -15,6 +15,7 @@ from wsi_meta.annotations.masks import read_mask
 from wsi_meta.annotations.outline_files import DrawnFile
 from wsi_meta.annotations.outlines import Annotations, Outline, fill_outlines, sort_outlines
 from wsi_meta.errors import DataError
+from wsi_meta.words import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,8 +59,8 @@ def sort_truth(drawn: DrawnFile, names: ClassNames, origin: tuple[int, int]) -> 
     annotations = sort_outlines(drawn, names, origin)
     if drawn.idle and not annotations.tumor:
         raise DataError(
-            f"{drawn.path}: {drawn.idle} annotations enclose nothing, and no outline is of tumor; expected outlines that "
-            "enclose it; leave the file out if there is no tumor"
+            f"{drawn.path}: {counted(drawn.idle, 'annotation')} without an inside, and no outline of tumor; expected outlines "
+            "that enclose it; leave the file out if there is no tumor"
         )
     return annotations
 
@@ -110,8 +111,8 @@ def draw_outlines(truth: Annotations, downsample: int, extent: tuple[int, int] |
             idle.append(outline)
     if tiny:
         level = logging.WARNING if tiny == len(truth.tumor) else logging.INFO  # beside others often a slip of the hand
-        told = "%s: %d outlines of tumor are smaller than a pixel of %d level-0 px; each counts as the pixel in which it lies"
-        logger.log(level, told, truth.source, tiny, downsample)
+        told = "%s: smaller than a pixel of %d level-0 px: %s of tumor; each counts as the pixel in which it lies"
+        logger.log(level, told, truth.source, downsample, counted(tiny, "outline"))
     tell_idle(truth, idle)
     return mask & ~fill_outlines(truth.excluded, mask.shape, downsample)
 
@@ -124,12 +125,11 @@ def tell_idle(truth: Annotations, idle: list[Outline]) -> None:
     first = f"first '{idle[0].name}' at x {left} to {right}, y {top} to {bottom}"
     if len(idle) == len(truth.tumor):
         raise DataError(
-            f"{truth.source}: none of {len(idle)} outlines of tumor encloses anything on the slide, {first}; expected those of "
-            "the same slide, in level-0 pixels, each drawn once; leave the file out if there is no tumor"
+            f"{truth.source}: {counted(len(idle), 'outline')} of tumor, none of which encloses anything on the slide, {first}; "
+            "expected those of the same slide, in level-0 pixels, each drawn once; leave the file out if there is no tumor"
         )
-    logger.warning(
-        "%s: %d outlines of tumor enclose nothing on the slide, %s; they count nowhere", truth.source, len(idle), first
-    )
+    told = counted(len(idle), "outline")
+    logger.warning("%s: counts nowhere, enclosing nothing on the slide: %s of tumor, %s", truth.source, told, first)
 
 
 def read_fitting_mask(

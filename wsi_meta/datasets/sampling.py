@@ -29,7 +29,7 @@ from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
-from wsi_meta.words import some_of
+from wsi_meta.words import counted, some_of
 
 __all__ = ["Sampled", "sample", "share_out"]
 
@@ -240,9 +240,11 @@ def _write_split(split: str, sources: Sequence[_Source], each: int, plan: _Plan,
 
 def _tell(split: str, sampled: Sampled, each: int) -> None:
     if sampled.patches < 2 * each:
-        logger.warning("%s: %d patches, fewer than the %d asked for: there are no more", split, sampled.patches, 2 * each)
+        found = counted(sampled.patches, "patch", "patches")
+        logger.warning("%s: %s, fewer than the %d asked for: there are no more", split, found, 2 * each)
     if sampled.unreadable:
-        logger.warning("%s: %d patches could not be read and were left out; copy the slides again", split, sampled.unreadable)
+        lost = counted(sampled.unreadable, "patch", "patches")
+        logger.warning("%s: left out, since it could not be read: %s; copy the slides again", split, lost)
 
 
 def _pcam_geometry(model: str | Path | None) -> Preprocessing:
@@ -263,7 +265,8 @@ def _check_scans(folder: Path, splits: Mapping[str, Sequence[SourceSlide]]) -> P
     if len(without) == len(names):
         raise DataError(f"{folder}: no heatmap of any slide; expected {names[0]}.zarr and so on, from 'wsi-meta scan'")
     if without:
-        logger.warning("%s: no heatmap of %d slides, first '%s': no hard negatives from them", folder, len(without), without[0])
+        told = counted(len(without), "slide")
+        logger.warning("%s: no heatmap, and so no hard negatives, of %s, first '%s'", folder, told, without[0])
     return folder
 
 

@@ -18,7 +18,7 @@ from wsi_meta.annotations.truth import encloses
 from wsi_meta.errors import DataError
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.tissue_colours import MASK_MPP
-from wsi_meta.words import some_of
+from wsi_meta.words import counted, some_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,15 +79,15 @@ def read_tissue_outlines(path: Path, slide: Slide) -> NDArray[np.bool_]:
         outlines[kind].append(_placed(region, drawn, slide, raster))
     if outlines[False]:
         logger.warning(
-            "%s: %d of %d outlines are taken out of the tissue (%s)",
+            "%s: %d of %s taken out of the tissue (%s)",
             path,
             len(outlines[False]),
-            len(drawn.regions),
+            counted(len(drawn.regions), "outline"),
             some_of(sorted({outline.name for outline in outlines[False]})),
         )
     if idle := sum(not encloses(outline) for outline in outlines[True]):
-        told = "%s: %d of %d outlines of tissue enclose nothing and count nowhere; is one drawn twice, or a line?"
-        logger.warning(told, path, idle, len(outlines[True]))
+        told = "%s: %d of %s of tissue without an inside, which counts nowhere; is one drawn twice, or a line?"
+        logger.warning(told, path, idle, counted(len(outlines[True]), "outline"))
     rows, cols = raster.shape
     mask = np.zeros(raster.shape, bool)
     for top in range(0, rows, BAND_ROWS):

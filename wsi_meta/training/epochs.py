@@ -32,7 +32,7 @@ from wsi_meta.training.loader import EpochBatches, Loader, make_loader
 from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
-from wsi_meta.words import first_line
+from wsi_meta.words import counted, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -134,7 +134,7 @@ def train_epochs(run: Run, checkpoint: Checkpoint | None) -> Outcome:
         if job.processes.first:
             _store(run, epochs, state, best_logits)
         stopped = turned(epochs, job.recipe.patience)
-    note(stopped or f"finished after {len(epochs)} epochs", enabled=progress)
+    note(stopped or f"finished after {counted(len(epochs), 'epoch')}", enabled=progress)
     return Outcome(job.parts.best_epoch(epochs), best_logits, stopped)
 
 

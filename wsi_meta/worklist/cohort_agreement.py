@@ -19,7 +19,7 @@ from wsi_meta.errors import WsiMetaError
 from wsi_meta.evaluation.roc import delong
 from wsi_meta.files.address import from_file_uri, name_in
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.words import one_line, some_of
+from wsi_meta.words import counted, one_line, some_of
 from wsi_meta.worklist.table import Row
 
 __all__ = ["CohortAgreement", "CohortAuc", "CohortFroc", "judge_rows"]
@@ -142,7 +142,7 @@ def _froc(folder: Path, slides: Sequence[tuple[str, Row]], notes: list[str]) -> 
         except (WsiMetaError, OSError) as error:
             failures.append(one_line(error))
     if failures:
-        notes.append(f"{len(failures)} slides could not be compared with their annotations, the first: {failures[0]}.")
+        notes.append(f"{counted(len(failures), 'slide')} could not be compared with annotations, the first: {failures[0]}.")
     lesions = sum(slide.lesions for slide in hits)
     if not lesions:
         notes.append("There is no FROC curve: no annotated lesion counts.")
