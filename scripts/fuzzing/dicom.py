@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -12,7 +12,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Element", "write_dicom"]
+__all__ = ["Element", "Writer", "write_dicom"]
 
 WHOLE_SLIDE_IMAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -33,7 +33,9 @@ class Element:
 
 
 @dataclass
-class _Writer:
+class Writer:
+    """A file that is being written, and its elements so far."""
+
     content: bytearray = field(default_factory=bytearray)
     elements: list[Element] = field(default_factory=list)
 
@@ -84,13 +86,17 @@ def write_dicom(
     tile_px: int = 64,
     listed: bool = False,
     left_out: Collection[tuple[int, int]] = (),
+    kind: str = "VOLUME",
+    organization: str | None = None,
+    before: Callable[[Writer], None] | None = None,
 ) -> list[Element]:
     """Write a level of JPEG tiles as one file; return its elements, the tiles' among them.
 
     It may list the places of its tiles, and leave some out (row and column): then it says of each where on the slide it lies.
+    `organization` is what it says of that itself, empty for nothing; `before` may write other elements before the pixels.
     """
-    writer = _Writer(bytearray(b"\0" * 128 + b"DICM"))
-    meta = _Writer()
+    writer = Writer(bytearray(b"\0" * 128 + b"DICM"))
+    meta = Writer()
     meta.add((2, 1), "OB", b"\0\1")
     meta.add((2, 2), "UI", WHOLE_SLIDE_IMAGE)
     meta.add((2, 3), "UI", "1.2.3.4")
@@ -101,47 +107,55 @@ def write_dicom(
     writer.content += meta.content
     writer.elements += [Element(part.start + moved, part.value + moved, part.length) for part in meta.elements]
     frames = {place: frame for place, frame in _frames(image, tile_px).items() if place not in left_out}
-    _describe(writer, image.shape[:2], mpp, tile_px, list(frames), sparse=bool(left_out))
+    told = organization if organization is not None else "TILED_SPARSE" if left_out else "TILED_FULL"
+    _describe(writer, (kind, told), image.shape[:2], tile_px, len(frames))
+    if before is not None:
+        before(writer)
+    _place(writer, mpp, list(frames) if left_out else [], tile_px)
     writer.frames(list(frames.values()), listed=listed)
     path.write_bytes(writer.content)
     return writer.elements
 
 
-def _describe(
-    writer: _Writer, shape: tuple[int, ...], mpp: float, tile_px: int, tiles: list[tuple[int, int]], *, sparse: bool
-) -> None:
-    height, width = shape
-    spacing = f"{mpp / 1000:.9f}\\{mpp / 1000:.9f}"
-    writer.add((0x8, 0x8), "CS", "ORIGINAL\\PRIMARY\\VOLUME\\NONE")
+def _describe(writer: Writer, kinds: tuple[str, str], shape: tuple[int, ...], tile_px: int, frames: int) -> None:
+    (kind, organization), (height, width) = kinds, shape
+    writer.add((0x8, 0x8), "CS", f"ORIGINAL\\PRIMARY\\{kind}\\NONE")
     writer.add((0x8, 0x16), "UI", WHOLE_SLIDE_IMAGE)
     writer.add((0x8, 0x18), "UI", "1.2.3.4")
     writer.add((0x8, 0x60), "CS", "SM")
     writer.add((0x20, 0xD), "UI", "1.2.3.5")
     writer.add((0x20, 0xE), "UI", "1.2.3.6")
-    writer.add((0x20, 0x9311), "CS", "TILED_SPARSE" if sparse else "TILED_FULL")
+    if organization:
+        writer.add((0x20, 0x9311), "CS", organization)
     writer.add((0x28, 2), "US", 3)
     writer.add((0x28, 4), "CS", "YBR_FULL_422")
     writer.add((0x28, 6), "US", 0)
-    writer.add((0x28, 8), "IS", str(len(tiles)))
+    writer.add((0x28, 8), "IS", str(frames))
     for code, value in ((0x10, tile_px), (0x11, tile_px), (0x100, 8), (0x101, 8), (0x102, 7), (0x103, 0)):
         writer.add((0x28, code), "US", value)
     writer.add((0x48, 6), "UL", width)
     writer.add((0x48, 7), "UL", height)
+
+
+def _place(writer: Writer, mpp: float, tiles: list[tuple[int, int]], tile_px: int) -> None:
+    """Say how large a pixel is and, of tiles by row and column, where on the slide each lies."""
+    spacing = f"{mpp / 1000:.9f}\\{mpp / 1000:.9f}"
     writer.begin((0x5200, 0x9229))
     writer.begin((0x28, 0x9110))
     writer.add((0x18, 0x50), "DS", "0.001")
     writer.add((0x28, 0x30), "DS", spacing)
     writer.end()
     writer.end()
-    if sparse:
-        writer.begin((0x5200, 0x9230))
-        for number, (row, col) in enumerate(tiles):
-            if number:
-                writer.next()
-            writer.begin((0x48, 0x21A))
-            writer.add((0x48, 0x21E), "SL", col * tile_px + 1)
-            writer.add((0x48, 0x21F), "SL", row * tile_px + 1)
-            writer.end()
+    for number, (row, col) in enumerate(tiles):
+        if number:
+            writer.next()
+        else:
+            writer.begin((0x5200, 0x9230))
+        writer.begin((0x48, 0x21A))
+        writer.add((0x48, 0x21E), "SL", col * tile_px + 1)
+        writer.add((0x48, 0x21F), "SL", row * tile_px + 1)
+        writer.end()
+    if tiles:
         writer.end()
 
 

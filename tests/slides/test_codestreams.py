@@ -15,16 +15,17 @@ from PIL import Image
 from slide_files import texture
 
 from wsi_meta.tiffs.codestreams import (
-    agreed_colours,
     check_deflate,
     check_jpeg,
     check_jpeg2000,
     declared_size,
     decode_jpeg,
     decode_jpeg2000,
+    stated_colours,
     stored_colours,
     tables_of,
 )
+from wsi_meta.tiffs.pixel_form import OtherFormError, refuse_other_colours
 from wsi_meta.tiffs.tags import RGB, YCBCR
 
 ZEROS = bytes(16)
@@ -78,18 +79,27 @@ SILENT, SAYS_YCBCR, SAYS_RGB, DAMAGED = jpeg_head(b""), jpeg_head(JFIF), jpeg_he
 @pytest.mark.parametrize(
     ("jpegs", "agreed"),
     [
-        ([SAYS_YCBCR], YCBCR),
-        ([], None),
-        ([SILENT, SAYS_YCBCR, SAYS_YCBCR], YCBCR),
-        ([SAYS_YCBCR, SILENT, SILENT], None),
-        ([SILENT, SAYS_YCBCR], YCBCR),
-        ([SAYS_RGB, SAYS_YCBCR], None),
-        ([DAMAGED, DAMAGED, SAYS_YCBCR], YCBCR),
-        ([DAMAGED, b"\xff\xd8" + bytes(64), SILENT, SAYS_RGB, SAYS_RGB], RGB),
+        ([SAYS_YCBCR], {YCBCR}),
+        ([], set()),
+        ([SILENT, SAYS_YCBCR, SAYS_YCBCR], {YCBCR}),
+        ([SAYS_YCBCR, SILENT, SILENT], set()),
+        ([SILENT, SAYS_YCBCR], {YCBCR}),
+        ([SAYS_RGB, SAYS_YCBCR], set()),
+        ([DAMAGED, DAMAGED, SAYS_YCBCR], {YCBCR}),
+        ([DAMAGED, b"\xff\xd8" + bytes(64), SILENT, SAYS_RGB, SAYS_RGB], {RGB}),
+        ([SAYS_YCBCR, SAYS_YCBCR, SAYS_YCBCR, SAYS_RGB, SAYS_RGB], {YCBCR, RGB}),
     ],
 )
-def test_one_jpeg_does_not_say_the_colours_of_all(jpegs: list[bytes], agreed: int | None) -> None:
-    assert agreed_colours(jpegs) == agreed
+def test_one_jpeg_does_not_say_the_colours_of_all(jpegs: list[bytes], agreed: set[int]) -> None:
+    assert stated_colours(jpegs) == agreed
+
+
+def test_tiles_of_two_kinds_are_refused_whatever_the_file_says() -> None:
+    for stated, other in ((YCBCR, "RGB"), (RGB, "YCbCr")):
+        with pytest.raises(OtherFormError, match=rf"s\.tif: says that its colours are .*, but its JPEG tiles say {other}; "):
+            refuse_other_colours("s.tif", stated, {YCBCR, RGB})
+    refuse_other_colours("s.tif", RGB, {RGB})
+    refuse_other_colours("s.tif", None, {RGB})
 
 
 def test_a_deflate_stream_is_sound_by_its_checksum_and_its_length() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
-from fuzzing.dicom import write_dicom
+from fuzzing.dicom import Writer, write_dicom
 from slide_files import texture
 
+from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.dicom import dicom_grids
 from wsi_meta.files.slide_file import files_of_slide
@@ -81,3 +86,71 @@ def test_a_list_of_places_that_is_off_by_a_tile_is_refused(tmp_path: Path) -> No
         path.write_bytes(stored.replace(places.tobytes(), np.array(wrong, "<u4").tobytes()))
         with pytest.raises(SlideReadError, match=r"s\.dcm: its list of where each of its 4 tiles lies is damaged"):
             open_slide(path)
+
+
+def add_icon(writer: Writer) -> None:
+    """Write a small picture of the slide, which has pixels of its own: a JPEG in RGB."""
+    writer.begin((0x88, 0x200))
+    writer.add((0x28, 4), "CS", "RGB")
+    jpeg = imagecodecs.jpeg8_encode(texture(16, 16), colorspace="RGB", outcolorspace="RGB")
+    writer.frames([bytes(jpeg)], listed=True)
+    writer.end()
+
+
+def add_raw_icon(writer: Writer) -> None:
+    writer.begin((0x88, 0x200))
+    writer.add((0x7FE0, 0x10), "OB", bytes(300))
+    writer.end()
+
+
+def add_notes(writer: Writer) -> None:
+    """Write what a scanner's maker keeps for itself: longer than all that is read of a file at once."""
+    writer.add((0x49, 0x1001), "OB", bytes(300_000))
+
+
+@pytest.mark.parametrize("before", [None, add_icon, add_raw_icon, add_notes])
+@pytest.mark.parametrize("organization", ["TILED_SPARSE", ""])
+def test_a_lost_tile_is_told_whatever_stands_before_the_pixels(
+    tmp_path: Path, before: Callable[[Writer], None] | None, organization: str
+) -> None:
+    image = texture(SIDE, SIDE)
+    more: dict[str, Any] = {"before": before}
+    write_dicom(tmp_path / "a.dcm", image, mpp=0.486, left_out=[LOST], organization=organization, **more)
+    write_dicom(tmp_path / "b.dcm", np.ascontiguousarray(image[::2, ::2]), mpp=0.972, tile_px=32, **more)
+    with open_slide(tmp_path / "a.dcm") as slide:
+        assert slide.read_region(0, 0, 64, 64).std() > 1
+        with pytest.raises(UnreadableRegionError, match="the tile at row 1, column 2 was lost"):
+            slide.read_region(190, 120, 20, 20)
+
+
+def test_a_thumbnail_of_a_levels_size_is_no_level(tmp_path: Path) -> None:
+    """Nothing reads it: neither its tiles nor its colours count."""
+    image = texture(SIDE, SIDE)
+    coarse = np.ascontiguousarray(image[::2, ::2])
+    write_dicom(tmp_path / "a.dcm", image, mpp=0.486)
+    write_dicom(tmp_path / "b.dcm", coarse, mpp=0.972, tile_px=32, left_out=[LOST])
+    write_dicom(tmp_path / "c.dcm", coarse, mpp=0.972, tile_px=128, kind="THUMBNAIL")
+    thumbnail = tmp_path / "c.dcm"
+    thumbnail.write_bytes(thumbnail.read_bytes().replace(b"CS\x0c\0YBR_FULL_422", b"CS\4\0RGB "))
+    with open_slide(tmp_path / "a.dcm") as slide:
+        assert slide.level_dimensions == ((SIDE, SIDE), (SIDE // 2, SIDE // 2))
+        with pytest.raises(UnreadableRegionError, match="the tile at row 1, column 2 was lost"):
+            slide.read_region(140, 70, 20, 20, level=1)
+
+
+def test_what_lies_beside_a_series_is_none_of_it(tmp_path: Path) -> None:
+    """Folders, pipes, links to nothing, and a TIFF that is a DICOM file as well, which OpenSlide reads as a TIFF."""
+    path = write_two_levels(tmp_path / "s")
+    os.mkfifo(path.with_name("pipe"))
+    path.with_name("link").symlink_to("nothing")
+    path.with_name("folder").mkdir()
+    both = path.with_name("c.tif")
+    both.write_bytes(b"II*\0" + path.read_bytes()[4:])
+    assert files_of_slide(path) == [path, path.with_name("b.dcm")]
+    assert files_of_slide(both) == [both]
+
+
+def test_files_of_a_series_without_an_ending_are_one_slide(tmp_path: Path) -> None:
+    path = write_two_levels(tmp_path / "s", names=("a", "b"))
+    (found,) = find_slides([path, path.with_name("b")])
+    assert (found.path, found.told) == (path, "2 DICOM files of one series are one slide")

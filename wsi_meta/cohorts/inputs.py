@@ -15,7 +15,7 @@ from wsi_meta.cohorts.folders import first_seen, matches, may_hold_slides
 from wsi_meta.errors import DataError, all_of, truth
 from wsi_meta.files.address import Address, SlidePath, real_slide_path, several, slide_name, slide_path
 from wsi_meta.files.dicom import dicom_series
-from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, is_mrxs_folder, mrxs_of
+from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, is_mrxs_folder, may_have_parts, mrxs_of
 from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.slides.pixel_size import listed_mpp
@@ -175,7 +175,7 @@ def _each_once(found: Iterable[SlideInput]) -> list[SlideInput]:
         if (first := kept.setdefault(slide.name, slide)) is slide:
             continue
         same = real_slide_path(first.path) == real_slide_path(slide.path)
-        if not same or (first.given and slide.given and slide.path.suffix.lower() not in (".dcm", ".mrxs")):
+        if not same or (first.given and slide.given and not may_have_parts(slide.path)):
             raise DataError(
                 f"{slide.name}: the name of several slides ({first.path}, {slide.path}); expected names of their own; "
                 "scan them into several --out, or name them in a manifest"
@@ -211,7 +211,7 @@ class _Search:
 
     def _file(self, path: Path) -> SlideInput:
         """Return the slide of a file: one of a DICOM series stands for it."""
-        series = self._series_in(path.parent) if path.suffix.lower() == ".dcm" else {}
+        series = self._series_in(path.parent) if dicom_series(path) is not None else {}
         return series.get(path) or SlideInput(path, slide_name(path))
 
     def _matches(self, given: Path, pattern: str) -> Iterator[SlideInput]:
@@ -264,7 +264,7 @@ class _Search:
             files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
             parts: dict[str, list[Path]] = {}
             for path in files:
-                if path.suffix.lower() == ".dcm" and (series := dicom_series(path)) is not None:
+                if (series := dicom_series(path)) is not None:
                     parts.setdefault(series, []).append(path)
             alike = len(parts) == 1 and not {path.suffix.lower() for path in files} & {*SLIDE_EXTENSIONS} - {".dcm"}
             self._series[folder] = {path: _one_slide(some, folder, alike) for some in parts.values() for path in some}

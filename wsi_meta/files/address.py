@@ -148,8 +148,8 @@ def from_file_uri(text: str) -> str:
 
 def name_in(text: str) -> str:
     """Return the name of the file that a path, a file URI or an address names, as the disk has it; of none it is empty."""
-    if SCHEME.match(text):  # in which bytes of a name are escaped
-        text = _unescaped(text if FILE_URI.match(text) else re.split("[?#]", text, maxsplit=1)[0])
+    if SCHEME.match(text):  # in which bytes of a name are escaped, and what follows the scheme is no file's name
+        text = _unescaped(text if FILE_URI.match(text) else urlsplit(text).path)
     return Path(text).name
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.tiffs.codestreams import agreed_colours
+from wsi_meta.files.dicom_elements import PREAMBLE_BYTES, Header, is_dicom, read_header
+from wsi_meta.tiffs.codestreams import stated_colours
 from wsi_meta.tiffs.pixel_form import refuse_other_colours, spread
 from wsi_meta.tiffs.sparse_tiles import TileGrid
-from wsi_meta.tiffs.tags import RGB, YCBCR
+from wsi_meta.tiffs.tags import RGB, YCBCR, is_tiff
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,18 +26,9 @@ WHOLE_SLIDE_IMAGE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
 """What a DICOM file says that it is, where it is a part of a slide."""
 SERIES, CLASS, SYNTAX, IMAGE_TYPE, COLOURS = 0x0020000E, 0x00020002, 0x00020010, 0x00080008, 0x00280004
 ORGANIZATION, TILE_HEIGHT, TILE_WIDTH, WIDTH, HEIGHT = 0x00209311, 0x00280010, 0x00280011, 0x00480006, 0x00480007
-END_OF_SEQUENCE = 0xFFFEE0DD
 """Elements of a DICOM file: group and element number."""
-IMPLICIT = b"1.2.840.10008.1.2"
-"""The one transfer syntax in which the elements do not say of what kind they are."""
-LONG_KINDS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-"""Kinds of elements whose length takes four bytes after two that are reserved."""
-NUMBERS = (b"US", b"UL")
-"""Kinds of elements that hold numbers; others are filled up with spaces or zeros."""
-UNDEFINED = 0xFFFFFFFF
-"""The length of a sequence that has an end mark instead."""
-PREAMBLE_BYTES, HEAD_BYTES = 132, 1 << 18
-"""How a DICOM file begins, with DICM at its end; its series and how pixels are stored stand in these bytes after it."""
+HEAD_BYTES = 1 << 18
+"""A JPEG says which colours it has in its first bytes."""
 JPEG, COMPRESSED = b"1.2.840.10008.1.2.4.50", b"1.2.840.10008.1.2.4."
 """The transfer syntax of JPEG as OpenSlide reads it, and how those of all compressed pixels begin."""
 PHOTOMETRIC = {b"RGB": RGB, b"YBR_FULL": YCBCR, b"YBR_FULL_422": YCBCR}
@@ -60,13 +51,17 @@ def dicom_series(path: Path) -> str | None:
     All files of one series in one folder are one slide: its levels, label and overview.
     """
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             head = file.read(PREAMBLE_BYTES)
-            head += file.read(HEAD_BYTES) if head.endswith(b"DICM") else b""
+            if not is_dicom(head) or (is_tiff(head) and path.suffix.lower() in (".tif", ".tiff")):  # OpenSlide's rule
+                return None
+            with mmap(file.fileno(), 0, access=ACCESS_READ) as stored:
+                said = read_header(stored, (CLASS, SERIES), SERIES).said
     except OSError:
         return None
-    found = dict(_outer_elements(head, SERIES)) if len(head) > PREAMBLE_BYTES else {}
-    return found[SERIES].decode("latin-1") if found.get(CLASS) == WHOLE_SLIDE_IMAGE and SERIES in found else None
+    return said[SERIES].decode("latin-1") if said.get(CLASS) == WHOLE_SLIDE_IMAGE and SERIES in said else None
 
 
 def check_dicom(path: Path) -> None:
@@ -79,15 +74,12 @@ def check_dicom(path: Path) -> None:
     OSError
     """
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as stored:
-        found = dict(_outer_elements(stored[:HEAD_BYTES], COLOURS))
-        if (
-            not _is_level(found)
-            or not found.get(SYNTAX, b"").startswith(COMPRESSED)
-            or (frames := FRAMES.search(stored)) is None
-        ):
+        header = read_header(stored, (SYNTAX, IMAGE_TYPE, COLOURS))
+        compressed = header.said.get(SYNTAX, b"").startswith(COMPRESSED)
+        if not _is_level(header) or not compressed or (frames := FRAMES.search(stored, header.end)) is None:
             return
         first = frames.end() + int.from_bytes(frames[1], "little")
-        places = _listed_places(stored, frames)
+        places = _listed_places(stored, header, frames)
         few = [first + int(place) for place in places[spread(len(places))]] or [first]
         ordered = not len(places) or (places[0] == 0 and bool((places[1:] > places[:-1]).all()))
         if not ordered or (len(places) and any(stored[at : at + len(ITEM)] != ITEM for at in few)):
@@ -95,9 +87,9 @@ def check_dicom(path: Path) -> None:
                 f"{path}: its list of where each of its {len(places):,} tiles lies is damaged, or the file is not whole; "
                 "expected one after the other, all in the file; copy the slide again, or convert it"
             )
-        if found.get(SYNTAX) == JPEG:
-            said = agreed_colours(stored[at + ITEM_HEAD_BYTES : at + HEAD_BYTES] for at in few)
-            refuse_other_colours(path, PHOTOMETRIC.get(found.get(COLOURS, b"")), said)
+        if header.said.get(SYNTAX) == JPEG:
+            said = stated_colours(stored[at + ITEM_HEAD_BYTES : at + HEAD_BYTES] for at in few)
+            refuse_other_colours(path, PHOTOMETRIC.get(header.said.get(COLOURS, b"")), said)
 
 
 def dicom_grids(paths: Iterable[Path]) -> dict[tuple[int, int], TileGrid]:
@@ -111,70 +103,46 @@ def dicom_grids(paths: Iterable[Path]) -> dict[tuple[int, int], TileGrid]:
     OSError
     """
     found = dict[tuple[int, int], TileGrid]()
+    sides = WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT
     for path in paths:
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as stored:
-            said = dict(_outer_elements(stored[:HEAD_BYTES], HEIGHT))
-            numbers = [int.from_bytes(said.get(code, b"\0"), "little") for code in (WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT)]
-            if not _is_level(said) or not all(numbers):
+            header = read_header(stored, (IMAGE_TYPE, ORGANIZATION, *sides))
+            width, height, *tile = (int.from_bytes(header.said.get(code, b"\0"), "little") for code in sides)
+            if not _is_level(header) or not all((width, height, *tile)):
                 continue
-            width, height, *tile = numbers
             counts = np.zeros((-(-height // tile[1]), -(-width // tile[0])), np.int64)
-            if said.get(ORGANIZATION) != b"TILED_SPARSE":
-                counts[:] = 1
-            elif not _count(counts, (tile[0], tile[1]), stored[: max(0, stored.find(PIXELS))]):
-                continue
-        if (other := found.get((width, height))) is not None:  # of another focal plane
-            counts = np.maximum(counts, other.lengths.reshape(counts.shape))
-        found[width, height] = TileGrid(tile[0], tile[1], counts.shape[1], counts.reshape(1, -1))
+            if _count(counts, (tile[0], tile[1]), _places(stored, header), header.said.get(ORGANIZATION, b"")):
+                found[width, height] = TileGrid(tile[0], tile[1], counts.shape[1], counts.reshape(1, -1))
     return found
 
 
-def _is_level(said: dict[int, bytes]) -> bool:
-    """Tell by a file's elements whether OpenSlide takes it for a level, not for a label or an overview."""
-    return not {b"VOLUME", b"THUMBNAIL"}.isdisjoint(said.get(IMAGE_TYPE, b"").split(b"\\"))
+def _is_level(header: Header) -> bool:
+    """Tell whether OpenSlide takes a file for a level, not for a label, an overview or a thumbnail."""
+    return b"VOLUME" in header.said.get(IMAGE_TYPE, b"").split(b"\\")
 
 
-def _count(counts: NDArray[np.int64], tile: tuple[int, int], head: bytes) -> bool:
-    """Mark the tiles of which a file says where they lie; return whether all lie on the grid, and there are some."""
-    said = np.frombuffer(b"".join(b"".join(place) for place in PLACE.findall(head)), "<i4").reshape(-1, 2) - 1
-    cols, rows = said[:, 0] // tile[0], said[:, 1] // tile[1]
-    if (
-        not len(said)
-        or (said % tile).any()
-        or (said < 0).any()
-        or (rows >= len(counts)).any()
-        or (cols >= counts.shape[1]).any()
-    ):
+def _places(stored: mmap, header: Header) -> NDArray[np.int32]:
+    """Return column and row on the slide, from 0, of the corner of each tile that says it, (tiles, 2)."""
+    said = PLACE.findall(stored[header.end : max(header.end, stored.find(PIXELS, header.end))])
+    return np.frombuffer(b"".join(b"".join(place) for place in said), "<i4").reshape(-1, 2) - 1
+
+
+def _count(counts: NDArray[np.int64], tile: tuple[int, int], places: NDArray[np.int32], organization: bytes) -> bool:
+    """Mark the tiles that a file holds; return whether that is known."""
+    if organization == b"TILED_FULL" or (not len(places) and not organization):
+        counts[:] = 1
+        return True
+    numbers = places // tile
+    if not len(places) or (places % tile).any() or (places < 0).any() or (numbers >= counts.shape[::-1]).any():
         return False
-    counts[rows, cols] = 1
+    counts[numbers[:, 1], numbers[:, 0]] = 1
     return True
 
 
-def _listed_places(stored: mmap, frames: re.Match[bytes]) -> NDArray[Any]:
+def _listed_places(stored: mmap, header: Header, frames: re.Match[bytes]) -> NDArray[Any]:
     """Return where each frame lies, counted from the first one, in bytes; empty where a file does not list it."""
     found, kind = frames, "<u4"
-    if (extended := EXTENDED.search(stored, 0, frames.start())) is not None:
+    if (extended := EXTENDED.search(stored, header.end, frames.start())) is not None:
         found, kind = extended, "<u8"
     listed = stored[found.end() : found.end() + int.from_bytes(found[1], "little")]
     return np.frombuffer(listed, kind, len(listed) // np.dtype(kind).itemsize)
-
-
-def _outer_elements(head: bytes, last: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the number and value of a DICOM file's elements up to that of the number `last`, without those inside sequences."""
-    at, depth, implicit = PREAMBLE_BYTES, 0, False
-    while at + 12 <= len(head):
-        group, element, short, long = struct.unpack_from("<HHxxHI", head, at)
-        number, kind = group << 16 | element, head[at + 4 : at + 6]
-        if group == 0xFFFE or (implicit and group != 2):
-            at, length = at + 8, int.from_bytes(head[at + 4 : at + 8], "little")
-        else:
-            at, length = (at + 12, long) if kind in LONG_KINDS else (at + 8, short)
-        if depth == 0 and number > last and group != 0xFFFE:
-            return
-        depth += (length == UNDEFINED and group != 0xFFFE) - (number == END_OF_SEQUENCE)
-        if length != UNDEFINED:
-            value = head[at : at + length] if kind in NUMBERS else head[at : at + length].rstrip(b"\0 ")
-            implicit = implicit or (number == SYNTAX and value == IMPLICIT)
-            if depth == 0:
-                yield number, value
-            at += length

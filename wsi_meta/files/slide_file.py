@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.address import refuse_mangled
+from wsi_meta.files.address import SlidePath, refuse_mangled
 from wsi_meta.files.dicom import dicom_series
 from wsi_meta.tiffs.structure import codecs_of, pages_of
 from wsi_meta.words import first_line
@@ -15,6 +15,7 @@ __all__ = [
     "SLIDE_EXTENSIONS",
     "files_of_slide",
     "is_mrxs_folder",
+    "may_have_parts",
     "mrxs_of",
     "refuse_no_file",
     "why_not_opened",
@@ -141,9 +142,14 @@ def files_of_slide(path: Path, *, read: bool = False) -> list[Path]:
     elif ending in (".vms", ".vmu"):
         named = re.findall(r"=\s*(\S.*?)\s*$", path.read_text(errors="replace"), re.MULTILINE)
         beside = [path.with_name(name) for name in named if Path(name).name == name and path.with_name(name).is_file()]
-    elif path.is_file() and (series := dicom_series(path)) is not None:  # of any name, as OpenSlide finds them
-        beside = [file for file in path.parent.iterdir() if file.is_file() and dicom_series(file) == series]
+    elif (series := dicom_series(path)) is not None:  # of any name, as OpenSlide finds them
+        beside = [file for file in path.parent.iterdir() if dicom_series(file) == series]
     return [path, *sorted(set(beside) - {path})]
+
+
+def may_have_parts(slide: SlidePath) -> bool:
+    """Tell whether other files than the one that is opened may stand for a slide."""
+    return slide.suffix.lower() == ".mrxs" or (isinstance(slide, Path) and dicom_series(slide) is not None)
 
 
 def is_mrxs_folder(folder: Path) -> bool:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "agreed_colours",
     "check_deflate",
     "check_jpeg",
     "check_jpeg2000",
     "declared_size",
     "decode_jpeg",
     "decode_jpeg2000",
+    "stated_colours",
     "stored_colours",
     "tables_of",
 ]
@@ -98,20 +98,16 @@ def stored_colours(jpeg: bytes) -> int | None:
     return said.pop() if len(said) == 1 else None
 
 
-def agreed_colours(jpegs: Iterable[bytes]) -> int | None:
-    """Return which colours the JPEGs of one writer say that they have: what two of them say, or say nothing of, alike.
+def stated_colours(jpegs: Iterable[bytes]) -> set[int]:
+    """Return which colours the JPEGs of one writer say that they have: those that two of them say.
 
     One that is damaged says nothing, and does not count. Where no two are alike, the only word that is said counts.
     """
-    said = Counter[int | None]()
-    for jpeg in jpegs:
-        if jpeg.startswith(START) and all(declared_size(jpeg) or (0,)):
-            colours = stored_colours(jpeg)
-            said[colours] += 1
-            if said[colours] > 1:
-                return colours
-    words = said.keys() - {None}
-    return words.pop() if len(words) == 1 else None
+    sound = (jpeg for jpeg in jpegs if jpeg.startswith(START) and all(declared_size(jpeg) or (0,)))
+    said = Counter(stored_colours(jpeg) for jpeg in sound)
+    alike = {colours for colours, count in said.items() if count > 1}
+    words = (alike or set(said)) - {None}
+    return {colours for colours in words if colours is not None} if alike or len(words) == 1 else set()
 
 
 def tables_of(jpeg: bytes) -> bytes:

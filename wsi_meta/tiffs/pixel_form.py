@@ -5,7 +5,7 @@ Libraries decode what is stored otherwise to something, without a word: to what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -126,7 +126,7 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
     elif told is None and photometric == RGB and samples > 3 and not any(said.get(EXTRA_SAMPLES, ())[:1]):
         told = "a fourth value a pixel without a meaning (ExtraSamples), which would be taken for transparency; expected three"
     if told is not None:
-        raise OtherFormError(f"{path}: {told}; convert the slide to RGB of 8 bits a colour")
+        raise OtherFormError(f"{path}: {told}; convert the slide (vips tiffsave --tile --pyramid)")
 
 
 def spread(count: int) -> list[int]:
@@ -134,7 +134,7 @@ def spread(count: int) -> list[int]:
     return [int(number) for number in np.unique(np.linspace(0, count - 1, min(count, SAMPLES_ASKED)).astype(int))]
 
 
-def refuse_other_colours(display_name: object, photometric: int | None, said: int | None) -> None:
+def refuse_other_colours(display_name: object, photometric: int | None, said: Collection[int]) -> None:
     """Refuse a slide whose JPEG tiles say themselves which colours they have, and not those that the file says.
 
     Some libraries believe the file, others the tiles.
@@ -142,16 +142,17 @@ def refuse_other_colours(display_name: object, photometric: int | None, said: in
     Parameters
     ----------
     display_name : what the message calls the file
-    photometric, said : TIFF's numbers of the colours that the file says, and that its tiles say; None where they say nothing
+    photometric, said : TIFF's numbers of the colours that the file says, and of all that its tiles say
 
     Raises
     ------
     OtherFormError
     """
-    if said is not None and photometric in JPEG_COLOURS and photometric != said:
+    others = sorted(set(said) - {photometric})
+    if others and photometric in JPEG_COLOURS:
         raise OtherFormError(
             f"{display_name}: says that its colours are {JPEG_COLOURS[photometric]}, but its JPEG tiles say "
-            f"{JPEG_COLOURS[said]}; they would be shown in wrong colours; convert the slide again"
+            f"{JPEG_COLOURS[others[0]]}; they would be shown in wrong colours; convert the slide again"
         )
 
 

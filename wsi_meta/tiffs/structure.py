@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.tiffs.codestreams import agreed_colours
+from wsi_meta.tiffs.codestreams import stated_colours
 from wsi_meta.tiffs.level_pages import is_tiled, level_pages
 from wsi_meta.tiffs.pages import MAX_PAGES, Page, Tag, few_of, number_of, pages_at, pages_in
 from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_other_form, spread
@@ -135,7 +135,7 @@ def check_forms(path: Path, vendor: str, level_dimensions: Sequence[tuple[int, i
             if is_tiled(page) and (number == 0 or number in levels or (None in levels and _says_level(page))):
                 refuse_other_form(path, number, {code: few_of(page, code, file) for code in FORM})
                 if number_of(page, COMPRESSION) == JPEG:
-                    refuse_other_colours(path, number_of(page, PHOTOMETRIC), agreed_colours(_tiles_of(page, file)))
+                    refuse_other_colours(path, number_of(page, PHOTOMETRIC), stated_colours(_tiles_of(page, file)))
 
 
 def _tiles_of(page: Page, file: BinaryIO) -> Iterator[bytes]:
