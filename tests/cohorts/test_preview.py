@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from fakes import DarknessPredictor, shifted
 from json_output import result_of
 from slide_files import texture, write_slide
+from stores import write_store
 
 from wsi_meta.cli import main
 from wsi_meta.cohorts.batch import scan_slides
@@ -79,6 +80,15 @@ def test_new_unfinished_finished_and_refused(tmp_path: Path, slides: Path, thin_
     assert [row["complete"] for row in rows] == [True, True, False, True, False]
     assert rows[3]["scanned"] == half
     assert states(preview_scans([slides / "half.tif"], out, **asked, overwrite=True)) == {"half": ("new", half)}
+
+
+def test_damage_that_the_scan_would_mend_or_refuse_is_told(tmp_path: Path, slides: Path, thin_model: Model) -> None:
+    out, asked = tmp_path / "out", {"predictor": DarknessPredictor(thin_model), **SMALL_BLOCKS}
+    scan_slides([slides / "a.tif", slides / "b.tif"], out, **asked)
+    (out / "a.zarr" / "0" / "c" / "0" / "0").unlink()
+    (out / "b.zarr" / "status" / "zarr.json").unlink()
+    told = preview_scans([slides / "a.tif", slides / "b.tif"], out, **asked)
+    assert states(told) == {"a": ("unfinished", CELLS_OF_ONE), "b": ("refused", None)}
 
 
 def test_what_the_scan_would_refuse_is_refused(tmp_path: Path, slides: Path, thin_model: Model) -> None:
@@ -188,3 +198,9 @@ def test_one_slide_has_a_store_and_a_folder_of_one_has_a_folder(tmp_path: Path, 
         assert result_of(result.stdout)["slides"][0]["store"] == str(tmp_path / store), given
     result = _run(slide, "--model", model_file, "--out", tmp_path / "out", "--stage", tmp_path / "none")
     assert (result.exit_code, "none: no such folder; expected one on a fast disk for --stage" in result.stderr) == (1, True)
+    result = _run(slide, "--model", model_file, "--out", tmp_path / "none" / "a.zarr")
+    assert (result.exit_code, "none; make it first" in result.stdout) == (1, True), "as the scan says"
+    heatmap = write_store(tmp_path / "torn.zarr", np.full((3, 4), 0.5, np.float32)).path
+    (heatmap / "zarr.json").write_text("")
+    result = _run(slides, "--model", model_file, "--out", heatmap)
+    assert (result.exit_code, "a heatmap store, not a folder" in result.stderr) == (1, True)

@@ -154,7 +154,7 @@ def test_an_unfinished_scan_is_no_damage(store: Path) -> None:
             "the record of its scan is damaged",
         ),
         (lambda store: _edit(store, lambda parts: parts.clear()), "a zarr group, but not from wsi-meta"),
-        (lambda store: (store / "zarr.json").write_text("{"), "not a heatmap store"),
+        (lambda store: (store / "zarr.json").write_text("{"), "its record, zarr.json, is missing, empty or cut"),
         (lambda store: (store / "0" / "zarr.json").unlink(), "its array '0' is missing"),
     ],
 )

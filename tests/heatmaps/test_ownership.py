@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from stores import make_record, write_block, write_store
 
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked
 from wsi_meta.heatmaps.layout import FORMS
-from wsi_meta.heatmaps.ownership import claimed, foreign_part, is_store, put_in_place, remove_store, temporary_store
+from wsi_meta.heatmaps.ownership import claimed, foreign_part, is_store, put_in_place, remove_store, stores_in, temporary_store
 from wsi_meta.heatmaps.soundness import damaged_blocks
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.outputs.kept_files import refuse_inside_store
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.scanning.identity import find_store
@@ -237,15 +238,24 @@ def test_what_a_killed_scan_left_in_a_store_is_removed(tmp_path: Path) -> None:
         assert sorted(path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("share", [0, 0.5])
-def test_a_store_whose_record_is_cut_is_replaced_when_asked(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("share", [0, 0.5, None])
+def test_a_store_whose_record_is_cut_or_lost_is_replaced_when_asked(tmp_path: Path, share: float | None) -> None:
     path = write_store(tmp_path / "h.zarr", MAP).path
     record = path / "zarr.json"
-    record.write_bytes(record.read_bytes()[: int(share * record.stat().st_size)])
+    if share is None:
+        record.unlink()
+    else:
+        record.write_bytes(record.read_bytes()[: int(share * record.stat().st_size)])
+    with pytest.raises(
+        HeatmapError, match=r"h\.zarr: damaged: its record, zarr\.json, is missing, empty or cut; copy it again"
+    ):
+        Heatmap.open(path)
+    with pytest.raises(OutputPathError, match="lies inside the heatmap store"):
+        refuse_inside_store(path / "a.csv")
     with pytest.raises(OutputExistsError) as refused:
         find_store(path)
     assert str(refused.value) == (
-        f"{path}: a heatmap store whose record, zarr.json, is empty or cut; "
+        f"{path}: a heatmap store whose record, zarr.json, is missing, empty or cut; "
         "choose another --out, or pass --overwrite to replace it"
     )
     (path / "notes.txt").write_text("mine")
@@ -301,3 +311,10 @@ def test_a_temporary_file_of_another_write_stays(tmp_path: Path) -> None:
         partial.write_text("whole")
     assert _left(tmp_path) == ["a.csv", new.name, "a.csv.partial"]
     assert path.read_text() == "whole"
+
+
+def test_a_link_to_a_store_beside_it_is_no_second_one(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "h.zarr", MAP).path
+    (tmp_path / "a.zarr").symlink_to(path.name)
+    (tmp_path / "away.zarr").symlink_to(write_store(tmp_path.with_name("b.zarr"), MAP).path)
+    assert [store.name for store in stores_in(tmp_path)] == ["away.zarr", "h.zarr"]

@@ -16,6 +16,7 @@ from wsi_meta.files.address import Address, SlidePath, portable
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import refuse_to_replace, stores_in
 from wsi_meta.heatmaps.record import ScanIdentity
+from wsi_meta.heatmaps.soundness import damaged_blocks
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs.checks import check_folder, check_name
 from wsi_meta.outputs.kept_files import refuse_inside_store
@@ -209,7 +210,7 @@ def _state_of(scanner: Scanner, slide: Slide, job: Job, known: Mapping[str, Any]
     store, overwrite = job.store, job.of_slide.overwrite
     check_name(store, temporary=True)
     refuse_inside_store(store)
-    if store.parent.is_dir():
+    if job.alone or store.parent.is_dir():
         check_folder(store)
     if overwrite:
         refuse_to_replace(store, overwrite=True)
@@ -221,9 +222,11 @@ def _state_of(scanner: Scanner, slide: Slide, job: Job, known: Mapping[str, Any]
     if there is None:
         return "new", int(tissue.cells(grid).sum())
     refuse_other_slide(there, slide, grid, **known, tissue=tissue.fingerprint())
-    if there.finished:
+    damaged = damaged_blocks(there, tissue.cells(grid)) if there.finished else []
+    if there.finished and not damaged:
         return "finished", 0
-    return "unfinished", _cells_left(there)
+    left = sum(int(tissue.cells(grid)[block.cells].sum()) for block in damaged)
+    return "unfinished", left or _cells_left(there)
 
 
 def _cells_left(there: Heatmap) -> int:

@@ -116,8 +116,6 @@ def lesions_of(
     heatmap: Heatmap, threshold: float | None, peak: float | None, min_area: float, *, as_detections: bool = False
 ) -> tuple[Lesion, ...]:
     """Return what :func:`find_lesions` finds in a heatmap that is known to be sound; `as_detections`: for a file of these."""
-    if not 0 <= min_area < float("inf"):
-        raise OptionsError(f"min_area {min_area}; expected 0 mm2 or more")
     thresholds, probability = lesion_thresholds(heatmap.record, threshold, peak), heatmap.probability
     if as_detections and np.isnan(probability).all():
         told = "no cell was scanned, so there are no detections: an empty file would say that nothing is there"

@@ -21,7 +21,7 @@ from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.layout import is_our_folder, is_ours
 from wsi_meta.heatmaps.record import FORMAT_VERSION
 from wsi_meta.outputs.checks import check_folder
-from wsi_meta.outputs.kept_files import is_store
+from wsi_meta.outputs.kept_files import is_heatmap, is_store
 from wsi_meta.outputs.paths import UNIQUE, cannot_be_written, real_path, unique_name
 from wsi_meta.outputs.writing import flush, written_whole
 from wsi_meta.words import some_of
@@ -81,10 +81,10 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
 
 
 def is_torn_store(path: Path) -> bool:
-    """Tell whether a folder is a store but for its record, which is empty or cut: all in it is what a scan writes."""
+    """Tell whether a folder is a store but for its record, which is missing, empty or cut: all in it is what a scan writes."""
     try:
         json.loads((path / "zarr.json").read_bytes())
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         return (path / "status" / "zarr.json").is_file() and foreign_part(path) is None
     except OSError:
         pass
@@ -94,8 +94,9 @@ def is_torn_store(path: Path) -> bool:
 def stores_in(folder: Path, *, warn: bool = False) -> list[Path]:
     """Return the heatmaps in a folder, by name, also damaged ones; slides may lie beside them, `warn` names what is neither."""
     found = sorted(path for path in folder.glob("*.zarr") if path.is_dir() and not path.name.startswith("."))
-    stores = [path for path in found if _is_ours(path)]
-    others = [path.name for path in found if path not in stores and not is_zarr_image(path)]
+    links = {real_path(path): path for path in sorted(found, key=Path.is_symlink, reverse=True)}  # the store itself comes last
+    stores = [path for path in found if links[real_path(path)] == path and is_heatmap(path)]
+    others = [path.name for path in found if not is_heatmap(path) and not is_zarr_image(path)]
     if warn and others:
         logger.warning("%s: passed over, since no heatmap from 'wsi-meta scan': %s", folder, some_of(others))
     return stores
@@ -103,14 +104,9 @@ def stores_in(folder: Path, *, warn: bool = False) -> list[Path]:
 
 def is_heatmap_path(path: Path) -> bool:
     """Tell whether a path means one heatmap, be it damaged or not there; not a slide, a folder of heatmaps or another file."""
-    if (ours := _is_ours(path)) or is_zarr_image(path):
+    if (ours := is_heatmap(path)) or is_zarr_image(path):
         return ours
     return (path / "zarr.json").exists() or (path.suffix == ".zarr" and not stores_in(path))
-
-
-def _is_ours(store: Path) -> bool:
-    """Tell whether a folder is a heatmap: by what marks its blocks or, where that is lost, by its record."""
-    return (store / "status" / "zarr.json").is_file() or is_store(store)
 
 
 def foreign_part(store: Path) -> str | None:
@@ -229,6 +225,9 @@ def open_group(path: Path) -> zarr.Group:
             raise  # the disk's or the network's error: it may be a store
         if inside := stores_in(path):
             raise HeatmapError(f"{path}: a folder of heatmaps; name them, such as {inside[0]}") from error
+        if is_heatmap(path):
+            told = "its record, zarr.json, is missing, empty or cut; copy it again, or scan it again with --overwrite"
+            raise HeatmapError(f"{path}: damaged: {told}") from error
         if not (path / "zarr.json").exists():
             raise HeatmapError(f"{path}: a folder without heatmaps; expected a heatmap from 'wsi-meta scan'") from error
         raise HeatmapError(
@@ -287,7 +286,7 @@ def refuse_to_replace(path: Path, *, overwrite: bool) -> None:
             f"{path}: exists and is not a heatmap store; it is never replaced; choose another --out"
         ) from error
     if not overwrite:
-        found = "a heatmap store whose record, zarr.json, is empty or cut" if torn else "exists"
+        found = "a heatmap store whose record, zarr.json, is missing, empty or cut" if torn else "exists"
         raise OutputExistsError(f"{path}: {found}; choose another --out, or pass --overwrite to replace it")
     if (part := foreign_part(path)) is not None:
         raise OutputExistsError(

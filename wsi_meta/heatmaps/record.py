@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.models.card import ModelCard
@@ -29,9 +29,6 @@ __all__ = [
     "open_seal",
     "seal_of",
 ]
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT_VERSION = 1
 """Version of the record's layout; a store with a newer one is refused."""

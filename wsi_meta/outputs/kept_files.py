@@ -11,7 +11,7 @@ from wsi_meta.errors import OutputPathError
 from wsi_meta.outputs.paths import real_path
 from wsi_meta.tiffs.tags import OME, UM_PER_RESOLUTION_UNIT, is_tiff
 
-__all__ = ["MODEL", "OURS", "SLIDE", "is_store", "refuse_inside_store", "refuse_kept"]
+__all__ = ["MODEL", "OURS", "SLIDE", "is_heatmap", "is_store", "refuse_inside_store", "refuse_kept"]
 
 SLIDE, MODEL = "a slide", "a model file"
 OURS = "wsi-meta"
@@ -40,10 +40,15 @@ def is_store(path: Path) -> bool:
         return False
 
 
+def is_heatmap(path: Path) -> bool:
+    """Tell whether a folder is a heatmap: by what marks its blocks or, where that is lost, by its record."""
+    return (path / "status" / "zarr.json").is_file() or is_store(path)
+
+
 def refuse_inside_store(path: Path) -> None:
     """Make sure that an output would not lie inside a heatmap store; OutputPathError if so."""
     for folder in real_path(path).parents:
-        if is_store(folder):
+        if is_heatmap(folder):
             raise OutputPathError(f"{path}: lies inside the heatmap store {folder}; choose another place")
 
 

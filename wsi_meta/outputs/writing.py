@@ -59,7 +59,9 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files of one output into a folder, which is made if it does not exist: all of them, or none where one cannot be.
+    """Write files of one output into a folder, which is made if it does not exist: all of them, or none where the disk is full.
+
+    Each gets its name when all are on the disk; a command that is killed between two names leaves older files beside new ones.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
         if not folder.exists():
             _make(folder)
             stack.callback(_remove_empty, folder)
-        for name, content in contents.items():  # each gets its name when all are on the disk
+        for name, content in contents.items():
             partial = stack.enter_context(written_whole(folder / name))
             partial.write_bytes(content)
             flush(partial)
