@@ -6,7 +6,7 @@ import asyncio
 import io
 import os
 import shutil
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,10 +44,21 @@ class Tab:
         self.page = page
         self.complaints: list[str] = []
         self.asked: list[str] = []
-        page.set_default_timeout(WAIT_MS)
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type in ("error", "warning") else None)
+        self._heard: tuple[tuple[str, Callable[[Any], None]], ...] = (
+            ("request", lambda request: self.asked.append(request.url)),
+            ("pageerror", lambda error: self.complaints.append(str(error))),
+            ("console", lambda said: self.complaints.append(said.text) if said.type in ("error", "warning") else None),
+        )
+        for event, hear in self._heard:
+            page.on(event, hear)  # type: ignore[call-overload]
+
+    async def leave(self) -> None:
+        """Leave the page empty, as a new one is."""
+        for event, hear in self._heard:
+            self.page.remove_listener(event, hear)
+        await self.page.mouse.move(-1, -1)
+        await self.page.goto("about:blank")
+        await self.page.context.clear_cookies()
 
     async def open(self, link: str) -> None:
         """Load a page anew, and wait until it says that it is ready."""
@@ -88,6 +99,7 @@ class Browser:
 
     def __init__(self, browser: driven.Browser, runner: asyncio.Runner) -> None:
         self._browser, self._runner = browser, runner
+        self._page: driven.Page | None = None
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the browser's loop, as ``asyncio.run`` does in a new one."""
@@ -95,12 +107,26 @@ class Browser:
 
     @asynccontextmanager
     async def tab(self, width: int = 1000, height: int = 640) -> AsyncIterator[Tab]:
-        """An empty page that shares neither storage nor cache with another; it ends with the block."""
-        context = await self._browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
+        """An empty page, of which nothing is left after the block.
+
+        It is the page of the block before, whose processes run already, for half the time; after an error it is a new one.
+        Pages of other tests have ports or folders of their own, so that neither storage nor cache is shared.
+        """
+        page, self._page = self._page or await self._new_page(), None
+        await page.set_viewport_size({"width": width, "height": height})
+        tab = Tab(page)
         try:
-            yield Tab(await context.new_page())
+            yield tab
+            await tab.leave()
+            self._page = page
         finally:
-            await context.close()
+            if self._page is None:
+                await page.context.close()
+
+    async def _new_page(self) -> driven.Page:
+        page = await (await self._browser.new_context(reduced_motion="reduce")).new_page()
+        page.set_default_timeout(WAIT_MS)
+        return page
 
 
 @contextmanager
