@@ -70,7 +70,7 @@ def test_an_older_file_says_nothing(tmp_path: Path) -> None:
 def test_what_was_not_read_or_is_too_much_is_not_kept() -> None:
     many = np.zeros((MOST + 1, 20), np.uint8)
     many[:, :4] = np.arange(MOST + 1, dtype="<u4").view(np.uint8).reshape(-1, 4)
-    assert KnownPatches.of({"train": None, "valid": many}) is None
+    assert KnownPatches.of({"train": None}) is None
     before = known(train=contents(1), valid=contents(2), other=contents(3))
     found = KnownPatches.of({"train": None, "valid": many}, before)
     assert found is not None
