@@ -443,7 +443,10 @@ def test_keys_belong_to_what_has_the_focus(browser: Browser, tmp_path: Path) -> 
 
 
 def test_the_page_is_of_the_slide_and_its_overview_hides_no_tissue(browser: Browser, tmp_path: Path) -> None:
-    """A store of another name than its slide; the overview is there while a part of the slide is seen."""
+    """A store of another name than its slide; the overview is there while a part of the slide is seen.
+
+    Nothing is drawn while nothing changes, though there are no pixels to show.
+    """
     store = write_store(tmp_path / "node.zarr", np.full((17, 23), 0.6, np.float32), mpp=MPP).path
 
     async def check(tab: Tab, _client: Client) -> None:
@@ -456,6 +459,11 @@ def test_the_page_is_of_the_slide_and_its_overview_hides_no_tissue(browser: Brow
         assert await tab.ask(seen) is False
         await look_at(tab, 300, 300, 4)
         assert await tab.ask(seen) is True
+        drawn = await tab.ask(
+            "new Promise((done) => { let drawn = 0; WsiMeta.page.viewer.addHandler('update-viewport', () => { drawn += 1; });"
+            " setTimeout(() => done(drawn), 200); })"
+        )
+        assert drawn <= 1
 
     show(browser, store.rename(tmp_path / "other.zarr"), check)
 

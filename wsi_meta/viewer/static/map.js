@@ -604,7 +604,8 @@
       element: byId("slide"),
       prefixUrl: "",
       drawer: "canvas",
-      tileSources: WsiMeta.tileSource(source, facts),
+      // without tiles to draw it would draw each frame anew, for ever, unless nothing of it is to be seen
+      tileSources: { tileSource: WsiMeta.tileSource(source, facts), opacity: facts.slide.mark ? 1 : 0, preload: !facts.slide.mark },
       showNavigationControl: false,
       showNavigator: true,
       navigatorPosition: "BOTTOM_RIGHT",
