@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from PIL import Image
 from stores import write_store
 
 import wsi_meta
-from wsi_meta.errors import OptionsError, WsiMetaError, shown
+from wsi_meta.errors import OVER_0, OptionsError, WsiMetaError, number, numbers, one_of, shown, truth, whole_number
+from wsi_meta.outputs.paths import as_path
 
 THING: Any = object()
 LONG = "x" * 5000
@@ -25,7 +30,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "number": ("1", LONG, float("nan"), True, 1j, [], np.ones(2), THING),
     "word": (5, LONG, [], np.ones(2), THING),
     "words": (5, [5], THING),
-    "path": (3, 2.5, THING),
+    "path": (3, 2.5, np.ones(2), np.array("a"), THING),
 }
 """Of each kind of argument values that none of them may have."""
 KINDS = {
@@ -47,6 +52,42 @@ ELSEWHERE = {
 """Arguments that are not refused at once, and why."""
 ENDINGS = {"find_lesions": "csv", "export": "geojson", "draw_overlay": "png", "survey_tissue": "png", "fit_score": "json"}
 MODELS = ("calibrate", "import_model", "train")
+
+
+@dataclass
+class Place(os.PathLike[Any]):
+    """A path of another kind."""
+
+    text: str | bytes
+
+    def __fspath__(self) -> str | bytes:
+        return self.text
+
+
+RIGHT: dict[str, tuple[Any, tuple[Callable[[Any], Any], ...]]] = {
+    "truth": (False, (np.bool_,)),
+    "whole": (1, (np.int64, np.uint32, np.array)),
+    "number": (0.5, (np.float32, np.float64, np.array, Fraction)),
+    "word": ("x", (np.str_,)),
+    "words": ("x", (np.str_, lambda words: [words] if isinstance(words, str) else list(words))),
+    "path": ("x", (np.str_, lambda path: Place(str(path)))),
+}
+"""Of each kind of argument a plain value, where it has no default, and what makes the same value of another kind."""
+WORDS = {"form": "qupath", "pixels": "imagenet"}
+"""Words of arguments that have no default."""
+BEFORE_WORK = (
+    "calibrate",
+    "draw_overlay",
+    "evaluate",
+    "export_model",
+    "import_model",
+    "sample",
+    "scan",
+    "scan_slides",
+    "train",
+)
+"""Functions that work long, and are given a file that is not there."""
+NEVER_REFUSED = {"doctor": "looks at the machine for seconds", "view": "serves"}
 
 
 def _arguments() -> list[tuple[str, str, str]]:
@@ -72,7 +113,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         place.mkdir(parents=True)
     heatmap = write_store(maps / "h.zarr", np.full((4, 4), 0.9, np.float32))
     Image.fromarray(np.full((96, 96, 3), 255, np.uint8)).save(picture)
-    for place in (patches / label / f"{number}.png" for label in "01" for number in range(2)):
+    for place in (patches / label / f"{each}.png" for label in "01" for each in range(2)):
         place.write_bytes(picture.read_bytes())
     return {
         **dict.fromkeys(("slide", "slides", "inputs", "path", "file", "labels", "nodes"), picture),
@@ -111,8 +152,75 @@ def test_an_argument_of_another_kind_is_refused(
         told = str(caught.value)
         assert len(told) < 400, told
         assert "\n" not in told
-        assert shown(value)[:40] in told or str(value)[:40] in told or type(value).__name__ in told or kind == "words"
+        found = (shown(value)[:40], str(value)[:40], type(value).__name__, str(getattr(value, "dtype", "")) or "array")
+        assert kind == "words" or any(one in told for one in found)
     assert not any(tmp_path.iterdir())
+
+
+def _needs(name: str, known: dict[str, Any]) -> dict[str, Any]:
+    """Return what a function must be given, without what only some arguments need."""
+    parameters = inspect.signature(getattr(wsi_meta, name)).parameters.values()
+    return {one.name: known[one.name] for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD}
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "kind"), [one for one in _arguments() if one[0] not in NEVER_REFUSED], ids=lambda part: part
+)
+def test_an_argument_of_a_kind_that_means_the_same_does_the_same(
+    tmp_path: Path, inputs: dict[str, Any], name: str, argument: str, kind: str
+) -> None:
+    function: Callable[..., Any] = getattr(wsi_meta, name)
+    parameters, told = inspect.signature(function).parameters, list[str]()
+    without, same = RIGHT[kind]
+    for make in (lambda value: value, *same):
+        folder = tmp_path / str(len(told))
+        folder.mkdir()
+        out = folder / ("m.safetensors" if name in MODELS else f"o.{ENDINGS.get(name, 'csv')}")
+        known = inputs | {"out": out, "folder": inputs["slide"]}
+        if name.startswith("write_") or name == "save_model":
+            known |= {"path": out, "detections": wsi_meta.to_detections(())}
+        if name == "read_tissue_mask":
+            known["slide"] = wsi_meta.Slide.from_array(np.zeros((9, 9, 3), np.uint8), mpp=1)
+        given = _needs(name, known)
+        if name in BEFORE_WORK:
+            given[next(iter(parameters))] = folder / "nothing"
+        if kind == "path":
+            plain = given.get(argument) or known.get(argument) or without
+            plain = str(getattr(plain, "path", plain))
+        else:
+            usual = parameters[argument].default
+            plain = WORDS.get(argument, without) if usual in (None, inspect.Parameter.empty) else usual
+        given[argument] = make(plain)
+        stores = [given.pop("stores")] if "stores" in given else []
+        try:
+            function(*stores, **given)
+            told.append("done")
+        except WsiMetaError as error:
+            told.append(f"{type(error).__name__} {error}".replace(str(folder), ""))
+    assert set(told) == {told[0]}
+
+
+def test_doors_return_plain_values() -> None:
+    """What they let in is stored, and JSON holds no other."""
+    fifth: tuple[Any, ...] = (0.2, np.float32(0.2), np.float64(0.2), np.float16(0.2), np.array(0.2, "f4"), Fraction(1, 5))
+    for value in (*fifth, Decimal("0.2")):
+        assert (number("n", value), type(number("n", value))) == (0.2, float), "by its decimals"
+    wholes: tuple[Any, ...] = (3, np.int64(3), np.uint8(3), np.array(3))
+    for value in wholes:
+        assert [type(door("n", value)) for door in (number, whole_number)] == [int, int]
+    assert [type(one) for one in numbers("n", np.array([1, 2], np.int32), 2, "two")] == [int, int]
+    assert truth("t", np.bool_(True)) is True
+    assert type(one_of("w", np.str_("a"), ("a", "b"))) is str
+    assert as_path("p", Place("a")) == as_path("p", np.str_("a")) == Path("a")
+    for nothing in (np.float32(0), np.float16(0), np.array(0.0), Fraction(0)):
+        with pytest.raises(OptionsError, match=r"n .*0.*; expected over 0"):
+            number("n", nothing, "over 0", least=OVER_0)
+    for wrong in (np.array(True), np.complex64(1), np.array("1"), Decimal("sNaN"), Fraction(10**400), 10**400, 10**5000):
+        with pytest.raises(OptionsError, match="expected a number"):
+            number("n", wrong)
+    for path in (Place(b"a"), Place(""), np.array([""]), np.ones(2)):
+        with pytest.raises(OptionsError, match=r"p: is .*; expected a path"):
+            as_path("p", path)
 
 
 def test_a_word_for_no_does_not_replace_a_file(tmp_path: Path, inputs: dict[str, Any]) -> None:

@@ -7,11 +7,13 @@ the file, what was found, what was expected, what to do.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from decimal import Decimal
 from math import inf, ulp
-from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeVar
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +36,7 @@ __all__ = [
     "WsiMetaError",
     "all_of",
     "array",
+    "goes_through",
     "is_truth",
     "missing_libraries",
     "named_by_source",
@@ -42,6 +45,7 @@ __all__ = [
     "of_kind",
     "one_of",
     "require",
+    "settle",
     "shown",
     "truth",
     "whole_number",
@@ -145,7 +149,10 @@ def is_truth(value: object) -> bool:
 
 def shown(value: object) -> str:
     """Return a value as a message shows it: on one line, and cut where it is long."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # a whole number of more digits than Python writes
+        text = f"of type {type(value).__name__}"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
@@ -157,17 +164,21 @@ def truth(name: str, value: object) -> bool:
 
 
 def one_of(name: str, value: Any, choices: Collection[str]) -> str:
-    """Return the word that was chosen; OptionsError where it is none of the choices."""
-    if not isinstance(value, str) or value not in choices:
-        raise OptionsError(f"{name} {shown(value)}; expected one of {', '.join(choices)}")
-    return value
+    """Return the word that was chosen, as a plain text; OptionsError where it is none of the choices."""
+    for choice in choices if isinstance(value, str) else ():
+        if choice == value:
+            return choice
+    raise OptionsError(f"{name} {shown(value)}; expected one of {', '.join(choices)}")
 
 
 def number(name: str, value: Any, expected: str = "a number", *, least: float = -inf, most: float = inf) -> Any:
-    """Return what was asked for as it is; OptionsError unless it is a finite number from `least` to `most`."""
-    is_number = isinstance(value, Real) and not is_truth(value)
-    if is_number and abs(value) < inf and least <= value <= most:
-        return value
+    """Return a finite number from `least` to `most` as a plain int or float; OptionsError where it is something else.
+
+    It may be of any kind: numpy's, a fraction, or an array or tensor without dimensions. A float32 is taken by its decimals.
+    """
+    plain = _plain(value)
+    if plain is not None and abs(plain) <= sys.float_info.max and least <= plain <= most:
+        return plain
     raise OptionsError(f"{name} {shown(value)}; expected {expected}")
 
 
@@ -188,11 +199,16 @@ def whole_number(name: str, value: Any, expected: str = "a whole number", *, lea
 
 
 def numbers(name: str, value: Any, count: int, expected: str) -> tuple[Any, ...]:
-    """Return so many numbers, as they are; OptionsError where it is something else."""
-    found = tuple(value) if isinstance(value, Iterable) else ()
+    """Return so many numbers, as plain ones; OptionsError where it is something else."""
+    found = tuple(value) if goes_through(value) else ()
     if len(found) != count:
         raise OptionsError(f"{name} {shown(value)}; expected {expected}")
     return tuple(number(name, one, expected) for one in found)
+
+
+def goes_through(values: object) -> TypeGuard[Iterable[Any]]:
+    """Tell whether values can be gone through one by one; an array without dimensions cannot, though it has the method."""
+    return isinstance(values, Iterable) and getattr(values, "ndim", 1) != 0
 
 
 def of_kind(name: str, value: Any, kind: type[T], expected: str) -> T:
@@ -205,7 +221,7 @@ def of_kind(name: str, value: Any, kind: type[T], expected: str) -> T:
 
 def all_of(name: str, values: Any, kind: type[T], expected: str) -> tuple[T, ...]:
     """Return all that was given, such as by a generator, which gives it once; OptionsError where one is of another kind."""
-    given = of_kind(name, values, Iterable, expected)  # type: ignore[type-abstract]
+    given = values if goes_through(values) else (values,)
     return tuple(of_kind(name, one, kind, expected) for one in given)
 
 
@@ -224,6 +240,12 @@ def array(name: str, value: Any, expected: str, *, kinds: str, ndim: int) -> NDA
     return found
 
 
+def settle(settings: object, **values: object) -> None:
+    """Set fields of frozen settings to what their doors returned, within ``__post_init__``: plain values of Python."""
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+
+
 @contextmanager
 def named_by_source(source: object, copy: object) -> Iterator[None]:
     """Let errors of this package name a file itself where a copy of it was read; `copy` is None where none was."""
@@ -233,6 +255,19 @@ def named_by_source(source: object, copy: object) -> Iterator[None]:
         if copy is None or str(copy) not in str(error):
             raise
         raise type(error)(str(error).replace(str(copy), str(source))) from error
+
+
+def _plain(value: Any) -> int | float | None:
+    """Return a number as Python's, a float by its decimals: 0.1 of a float32 is 0.1. None where it is no single number."""
+    one = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if is_truth(one) or not isinstance(one, Real | Decimal):
+        return None
+    if isinstance(one, Integral):
+        return int(one)
+    for written in (str(value), one):  # a fraction and a tensor are not written as a number
+        with suppress(ValueError, OverflowError):
+            return float(written)
+    return None
 
 
 def _is_installed(module: str) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import DarknessPredictor
 from slide_files import texture, write_slide
@@ -34,6 +36,13 @@ def test_each_slide_is_in_one_shard_in_whatever_order(names: str) -> None:
 def test_no_shard(given: str | tuple[int, int]) -> None:
     with pytest.raises(OptionsError, match="expected I/N with I from 0 to N - 1"):
         Shard.read(given)
+
+
+@pytest.mark.parametrize("given", [(0.0, 2.0), (0.5, 2), (Fraction(0), 2), (True, 2)])
+def test_a_shard_is_of_whole_numbers(given: Any) -> None:
+    with pytest.raises(OptionsError, match=r"shard .*; expected I/N, or two whole numbers"):
+        Shard.read(given)
+    assert Shard.read((np.int64(0), np.int64(2))) == Shard(0, 2)  # type: ignore[arg-type]
 
 
 def test_shards_at_once_make_one_whole_summary(tmp_path: Path, thin_model: Model) -> None:

@@ -185,12 +185,9 @@ def test_outlines_that_enclose_nothing_are_told(tmp_path: Path, caplog: pytest.L
 
 
 def test_the_same_files_whatever_the_workers(slides: Path, tmp_path: Path) -> None:
-    for name, settings in (
-        ("a", {"workers": 1, "seed": 0}),
-        ("b", {"workers": 4, "seed": 0}),
-        ("c", {"workers": 2, "seed": 1}),
-    ):
-        sample(slides / "manifest.csv", tmp_path / name, patches=32, workers=settings["workers"], seed=settings["seed"])
+    settings: tuple[tuple[str, Any, Any], ...] = (("a", 1, np.int64(0)), ("b", 4, 0), ("c", 2, 1))
+    for name, workers, seed in settings:
+        sample(slides / "manifest.csv", tmp_path / name, patches=32, workers=workers, seed=seed)
     first, second, other = (_read(tmp_path / name, "train") for name in "abc")
     np.testing.assert_array_equal(first[0], second[0])
     assert first[2] == second[2] != other[2]

@@ -425,7 +425,9 @@ def test_qupaths_outlines_count_from_the_bounds_and_are_found_again(tmp_path: Pa
     content = json.loads((tmp_path / "l.geojson").read_text())
     known = {"complete": True, "verdict": None, "scanned": 1200, "unreadable": 0, "pending": 0}
     assert content["wsi_meta"] == {"frame": "qupath", "origin_x": 501, "origin_y": 33} | known
-    corner = np.array([501, 33])
+    corner: Any = np.array([501, 33])
+    write_lesions(tmp_path / "again.geojson", found, origin=corner)
+    assert json.loads((tmp_path / "again.geojson").read_text())["features"] == content["features"]
     for lesion, feature in zip(found, content["features"], strict=True):
         ring = feature["geometry"]["coordinates"][0][0]
         np.testing.assert_array_equal(ring[:-1], lesion.outlines[0].vertices - corner)

@@ -384,7 +384,7 @@ def test_a_training_logs_each_epoch(patch_folder: Path, tmp_path: Path, monkeypa
     train_tiny(patch_folder, out, recipe=replace(RECIPE, epochs=2), parts=parts, tensorboard="logs", **HERE)
     assert [epoch.epoch for _, epoch in logged] == [1, 2]
     assert [epoch for _, epoch in logged] == read_history(out)
-    assert {folder for folder, _ in logged} == {"logs"}
+    assert {folder for folder, _ in logged} == {Path("logs")}
 
 
 def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_path: Path) -> None:

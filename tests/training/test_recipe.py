@@ -3,14 +3,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_meta.errors import OptionsError
-from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe
+from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe, TrainOptions
 from wsi_meta.training.train import train
 
 CHANGES = ("turn", "shift", "stain", "brightness", "blur", "jpeg")
@@ -117,6 +120,35 @@ def test_a_recipe_is_plain_json() -> None:
 
     assert json.loads(json.dumps(fields)) == fields
     assert Recipe(**fields | {"augmentation": Augmentation(**fields["augmentation"])}) == Recipe()
+
+
+def test_a_recipe_of_other_kinds_of_numbers_is_the_same_recipe() -> None:
+    kinds: dict[str, Any] = {"lr": np.float32(0.001), "weight_decay": Fraction(1, 100), "lr_decay": np.float64(0.75)}
+    made = Recipe(seed=np.int64(0), epochs=np.uint8(4), freeze=np.str_("layer1"), **kinds)  # type: ignore[arg-type]
+    assert made == Recipe()
+    assert {name: type(value) for name, value in vars(made).items()} == {
+        name: type(value) for name, value in vars(Recipe()).items()
+    }
+    assert Augmentation(turn=np.bool_(True), stain=np.float32(0.2)) == Augmentation()  # type: ignore[arg-type]
+    options = TrainOptions(workers=np.int64(2), resume=np.bool_(False), tensorboard=np.str_("logs"))  # type: ignore[arg-type]
+    assert [type(value) for value in (options.workers, options.resume, options.tensorboard)] == [int, bool, type(Path())]
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "message"),
+    [
+        (Recipe, {"epochs": 1.5}, "epochs 1.5; expected at least 1, a whole number"),
+        (Recipe, {"batch_size": 16.0}, "batch_size 16.0; expected at least 2, a whole number"),
+        (Recipe, {"seed": 1.5}, "seed 1.5; expected 0 to 4294967295, a whole number"),
+        (Recipe, {"augmentation": None}, "augmentation: is None; expected an Augmentation"),
+        (Augmentation, {"shift_px": 1.5}, "shift_px 1.5; expected 0 to 32, a whole number"),
+        (Augmentation, {"turn": "no"}, "turn 'no'; expected True or False"),
+    ],
+    ids=str,
+)
+def test_settings_of_another_kind_are_refused(kind: Any, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionsError, match=message):
+        kind(**wrong)
 
 
 @given(epochs=st.floats(0.01, 5), per_epoch=st.integers(1, 5000), step=st.integers(1, 100_000))

@@ -75,7 +75,7 @@ def fit_score(
     """
     require("train", "fitting a score")
     scans, labels, out = as_path("scans", scans), as_path("labels", labels), as_path("out", out)
-    whole_number("seed", seed, "0 to 4294967295", least=0, most=2**32 - 1)
+    seed = whole_number("seed", seed, "0 to 4294967295", least=0, most=2**32 - 1)
     if out.suffix.lower() != ".json":
         raise OutputPathError(f"{out}: ending '{out.suffix}'; expected .json for a score model")
     target = check_output(out, overwrite=overwrite)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from wsi_meta.cohorts.jobs import Job
-from wsi_meta.errors import OVER_0, HeatmapError, OptionsError, OutputPathError, SlideReadError, number
+from wsi_meta.errors import OVER_0, HeatmapError, OptionsError, OutputPathError, SlideReadError, number, settle
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import own_folder
 from wsi_meta.files.same_file import SameFile
@@ -50,7 +50,7 @@ class Stage:
     """In units of 10^9 bytes."""
 
     def __post_init__(self) -> None:
-        number("stage budget", self.budget_gb, "more than 0 GB", least=OVER_0)
+        settle(self, budget_gb=number("stage budget", self.budget_gb, "more than 0 GB", least=OVER_0))
 
     @property
     def budget_bytes(self) -> float:

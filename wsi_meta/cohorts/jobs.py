@@ -10,7 +10,7 @@ from typing import Any
 from wsi_meta.cohorts.inputs import SlideInput
 from wsi_meta.cohorts.retry import retry_command
 from wsi_meta.cohorts.shards import Shard
-from wsi_meta.errors import truth
+from wsi_meta.errors import settle, truth
 from wsi_meta.slides.pixel_size import UsualMpp, given_mpp
 
 __all__ = ["Job", "SlideSettings", "groups_of", "jobs_of"]
@@ -27,7 +27,7 @@ class SlideSettings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        truth("overwrite", self.overwrite)
+        settle(self, overwrite=truth("overwrite", self.overwrite))
 
 
 @dataclass(frozen=True)

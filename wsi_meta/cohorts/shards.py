@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsi_meta.errors import OptionsError, numbers
+from wsi_meta.errors import OptionsError, numbers, whole_number
 
 __all__ = ["Shard"]
 
@@ -35,7 +35,8 @@ class Shard:
     def read(cls, given: str | tuple[int, int]) -> Shard:
         """Return the shard that ``I/N``, or the two numbers, mean; OptionsError where they mean none."""
         if not isinstance(given, str):
-            return cls(*numbers("shard", given, 2, "I/N, or two numbers"))
+            expected = "I/N, or two whole numbers"
+            return cls(*(whole_number("shard", one, expected) for one in numbers("shard", given, 2, expected)))
         if (found := re.fullmatch(r"(\d+)/(\d+)", given.strip())) is None:
             raise OptionsError(f"shard '{given}'; expected I/N with I from 0 to N - 1, such as 0/3")
         return cls(int(found[1]), int(found[2]))

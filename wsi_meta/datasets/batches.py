@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["batches_of", "check_workers", "read_batches"]
 
 
-def check_workers(workers: int) -> None:
-    """Refuse what is no number of processes that decode patches; OptionsError."""
-    whole_number("workers", workers, "a whole number, 0 or more", least=0)
+def check_workers(workers: int) -> int:
+    """Return a number of processes that decode patches; OptionsError where it is none."""
+    return whole_number("workers", workers, "a whole number, 0 or more", least=0)
 
 
 def read_batches(patches: Patches, size: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -32,7 +32,7 @@ def read_batches(patches: Patches, size: int, workers: int) -> Iterator[tuple[to
     OptionsError
         when `workers` is no such number.
     """
-    check_workers(workers)
+    workers = check_workers(workers)
     import torch
     from torch.utils.data import DataLoader
 

@@ -108,9 +108,10 @@ def deal_splits(
     OptionsError
         for options out of their range.
     """
-    if number("valid", valid, "a share", least=0) + number("test", test, "a share", least=0) >= 1:
+    valid, test = (number(name, one, "a share, 0 or more", least=0) for name, one in (("valid", valid), ("test", test)))
+    if valid + test >= 1:
         raise OptionsError(f"valid {valid}, test {test}; expected shares of under 1 together")
-    one_of("by", by, ("patient", "slide"))
+    by = one_of("by", by, ("patient", "slide"))
     seed = whole_number("seed", seed, "0 or more", least=0)
     given: dict[str, str] = {}
     for slide in slides:

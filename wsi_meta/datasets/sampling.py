@@ -134,8 +134,8 @@ def sample(
     """
     require("train", "sampling")
     out, workers = as_path("out", out), whole_number("workers", workers)
-    whole_number("patches", patches, "2 or more", least=2)
-    number("mined", mined, "a share over 0 up to 1", least=OVER_0, most=1)
+    patches, seed = whole_number("patches", patches, "2 or more", least=2), whole_number("seed", seed, "0 or more", least=0)
+    mined = number("mined", mined, "a share over 0 up to 1", least=OVER_0, most=1)
     with _claimed(out, overwrite=truth("overwrite", overwrite)) as partial:
         listed = read_manifest(manifest, tumor=tumor, exclude_class=exclude_class)
         splits = deal_splits(listed, valid=valid, test=test, by=by, seed=seed)

@@ -83,7 +83,7 @@ def calibrate(
     DataError, ModelFileError, DeviceError, OptionsError, OutputExistsError, OutputPathError
     """
     asked, data = InferenceOptions(device, precision, batch_size), paths_of(data)  # refuses what does not exist
-    check_workers(workers)
+    workers, prior = check_workers(workers), check_prior(prior)
     patches = check_calibration(model, data, out, split=split, prior=prior, overwrite=overwrite)
     patches.check()
     announce_torch()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import DataError, OptionsError, shown
+from wsi_meta.errors import OVER_0, DataError, number
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.models.card import FITTED_TEMPERATURES, SMALLEST_THRESHOLD, Calibration
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["card_thresholds", "check_prior", "cross_fit", "fit_calibration", "operating_points", "validation_metrics"]
 
 
-def check_prior(prior: float | None) -> None:
-    """Refuse a prior that is no share of tumor; OptionsError."""
-    if prior is not None and not (isinstance(prior, float | np.floating) and 0 < prior < 1):
-        raise OptionsError(f"prior {shown(prior)}; expected a share of tumor between 0 and 1")
+def check_prior(prior: float | None) -> float | None:
+    """Return a prior as a plain number, or None; OptionsError where it is no share of tumor."""
+    most = np.nextafter(1, 0)
+    return None if prior is None else number("prior", prior, "a share of tumor between 0 and 1", least=OVER_0, most=most)
 
 
 def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.uint8], *, prior: float | None = None) -> Calibration:
@@ -47,7 +47,7 @@ def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.uint8], *, p
     positive, negative = int(tumor.sum()), int((~tumor).sum())
     if not positive or not negative:
         raise DataError(f"calibration: {positive} tumor and {negative} normal patches; expected both classes")
-    check_prior(prior)
+    prior = check_prior(prior)
     target = np.where(tumor, (positive + 1) / (positive + 2), 1 / (negative + 2))
     values = logits.astype(np.float64)
 

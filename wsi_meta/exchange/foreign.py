@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.batches import check_workers
-from wsi_meta.errors import OVER_0, ModelFileError, OptionsError, number, one_of, truth
+from wsi_meta.errors import OVER_0, ModelFileError, OptionsError, number, one_of, settle, truth
+from wsi_meta.evaluation.calibration import check_prior
 from wsi_meta.exchange.zoo_config import ZooConfig, is_script, read_zoo_config
 from wsi_meta.models.preprocessing import Preprocessing
 
@@ -67,13 +68,12 @@ class ImportOptions:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        one_of("naming", self.naming, NAMINGS)
+        settle(self, naming=one_of("naming", self.naming, NAMINGS), prior=check_prior(self.prior))
         if self.pixels is not None:
-            one_of("pixels", self.pixels, PIXELS)
+            settle(self, pixels=one_of("pixels", self.pixels, PIXELS))
         if self.mpp is not None:
-            number("mpp", self.mpp, "micrometres per pixel, over 0", least=OVER_0)
-        check_workers(self.workers)
-        truth("overwrite", self.overwrite)
+            settle(self, mpp=number("mpp", self.mpp, "micrometres per pixel, over 0", least=OVER_0))
+        settle(self, workers=check_workers(self.workers), overwrite=truth("overwrite", self.overwrite))
         if (self.mean is None) != (self.std is None) or (self.mean is not None and self.pixels is not None):
             raise OptionsError("mean and std go together, and instead of pixels; expected both, or pixels")
 

@@ -102,7 +102,7 @@ def export(
     """
     form = _form_of(as_path("out", out), form)
     _refuse_slide(Path(out), slide)
-    number("least", least, "a probability from 0 to 1", least=0, most=1)
+    least = number("least", least, "a probability from 0 to 1", least=0, most=1)
     min_area, smooth = number("min_area", min_area, "0 mm2 or more", least=0), truth("smooth", smooth)
     lesions_by = {"threshold": threshold, "peak": peak, "min_area": min_area or None}
     _refuse_unused(form, lesions_by | {"least": least or None})
@@ -178,7 +178,7 @@ def _form_of(out: Path, form: str | None) -> str:
             endings = ", ".join(dict.fromkeys(ending for endings in FORMATS.values() for ending in endings))
             raise OutputPathError(f"{out}: ending '{out.suffix}'; expected one of {endings}")
         return found[0]
-    one_of("form", form, FORMATS)
+    form = one_of("form", form, FORMATS)
     if not out.name.lower().endswith(FORMATS[form]):
         raise OutputPathError(f"{out}: ending '{out.suffix}'; expected {' or '.join(FORMATS[form])} for {form}")
     return form

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias, TypeVar
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from wsi_meta.errors import SlideReadError
+from wsi_meta.errors import SlideReadError, goes_through
 from wsi_meta.outputs.paths import as_path, real_path
 from wsi_meta.words import printable
 
@@ -159,7 +159,7 @@ def _unescaped(text: str) -> str:
 
 def several(given: T | Sequence[T]) -> Sequence[T]:
     """Return all that was given, such as by a generator, which gives it once; one path or text is one of them, not letters."""
-    return [given] if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable) else list(given)
+    return [given] if isinstance(given, str | os.PathLike) or not goes_through(given) else list(given)  # type: ignore[list-item]
 
 
 def slide_name(path: SlidePath) -> str:

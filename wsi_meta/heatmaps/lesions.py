@@ -102,7 +102,7 @@ def find_lesions(
     if out is not None:
         _refuse_ending(Path(out))
     refuse_one_name(out, detections, "--out and --detections")
-    number("min_area", min_area, "0 mm2 or more", least=0)
+    min_area = number("min_area", min_area, "0 mm2 or more", least=0)
     heatmap = open_sound(heatmap)
     found = lesions_of(heatmap, threshold, peak, min_area, as_detections=detections is not None)
     if out is not None:

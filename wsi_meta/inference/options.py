@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from wsi_meta.errors import DeviceError, OptionsError, shown, whole_number
+from wsi_meta.errors import DeviceError, OptionsError, settle, shown, whole_number
 from wsi_meta.inference.device import PRECISIONS, resolve_device, resolve_precision
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.dihedral import count_views
+from wsi_meta.models.dihedral import averaging_of, count_views
 
 __all__ = [
     "GPU_ROWS",
@@ -65,10 +65,9 @@ class InferenceOptions:
             raise DeviceError(f"--device {shown(self.device)}: not supported; expected auto, cpu, cuda or cuda:N")
         if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
             raise DeviceError(f"--precision {shown(self.precision)}: not supported; expected one of {', '.join(PRECISIONS)}")
-        object.__setattr__(self, "batch_size", whole_number("batch size", self.batch_size))
+        settle(self, batch_size=whole_number("batch size", self.batch_size), tta=averaging_of(count_views(self.tta)))
         if self.batch_size < 1:
             raise OptionsError(f"batch size {self.batch_size}; expected 1 or more")
-        count_views(self.tta)
 
     @property
     def views(self) -> int:

@@ -40,9 +40,10 @@ def as_path(name: str, given: object, *, expected: str = "a path, text or Path")
 
     An empty text, as a variable that is not set leaves it, is refused: as a path it would be the current folder.
     """
-    if isinstance(given, str | os.PathLike) and given != "":
-        return Path(given)
-    found = "an empty text" if given == "" else "None" if given is None else f"of type {type(given).__name__}"
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if isinstance(text, str) and text:
+        return Path(text)
+    found = "an empty text" if isinstance(text, str) else "None" if given is None else f"of type {type(given).__name__}"
     raise OptionsError(f"{name}: is {found}; expected {expected}")
 
 

@@ -94,11 +94,10 @@ def draw_overlay(
         for a region that is not on the slide, a sheet of a region or without a slide, or a layer that is none of
         :data:`wsi_meta.pictures.colours.LAYERS`.
     """
-    one_of("layer", layer, LAYERS)
-    for name, share in (("alpha", alpha), ("threshold", threshold)):
-        number(name, share, "a number from 0 to 1", least=0, most=1)
-    for name, count in (("max_side", max_side), ("largest", 1 if largest is None else largest)):
-        whole_number(name, count, "1 or more", least=1)
+    layer, expected = one_of("layer", layer, LAYERS), "a number from 0 to 1"
+    alpha, threshold = (number(*share, expected, least=0, most=1) for share in (("alpha", alpha), ("threshold", threshold)))
+    max_side = whole_number("max_side", max_side, "1 or more", least=1)
+    largest = None if largest is None else whole_number("largest", largest, "1 or more", least=1)
     if largest is not None and region is not None:
         sheet = counted(largest, "lesion")
         raise OptionsError(f"a sheet of {sheet}, and a region; expected one of them: a sheet is of the whole slide")

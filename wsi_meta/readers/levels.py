@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
+from typing import Any
 
 from wsi_meta.errors import number, whole_number
 from wsi_meta.files.address import SlidePath
@@ -174,13 +175,12 @@ class LevelWindow:
         return self.level, self.left, self.top, self.width, self.height
 
 
-def check_region(path: SlidePath, corner: tuple[float, ...], size: tuple[float, ...], level: int = 0, levels: int = 1) -> None:
-    """Refuse a level that a slide has not, and a rectangle that is none; OptionsError."""
-    whole_number(f"{path}: level", level, f"0 to {levels - 1}", least=0, most=levels - 1)
-    for place in corner:
-        number(f"{path}: corner", place)
-    for side in size:
-        whole_number(f"{path}: side", side, "whole pixels, 0 or more", least=0)
+def check_region(path: SlidePath, rectangle: Sequence[Any], level: int = 0, levels: int = 1) -> tuple[Any, Any, int, int, int]:
+    """Return x, y, width, height and level as plain numbers; OptionsError for a level that a slide has not, or no rectangle."""
+    level = whole_number(f"{path}: level", level, f"0 to {levels - 1}", least=0, most=levels - 1)
+    x, y = (number(f"{path}: corner", place) for place in rectangle[:2])
+    width, height = (whole_number(f"{path}: side", side, "whole pixels, 0 or more", least=0) for side in rectangle[2:])
+    return x, y, width, height, level
 
 
 def cut_to(extents: Sequence[Size], rectangle: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:

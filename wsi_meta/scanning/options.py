@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import OptionsError, one_of, truth, whole_number
+from wsi_meta.errors import OptionsError, one_of, settle, truth, whole_number
 from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.inference.options import InferenceOptions, InferencePlan
 from wsi_meta.inference.predictor import DENSE_HALO_PX, DENSE_STRIDE_PX, runs_in_bands
@@ -63,11 +63,9 @@ class ScanOptions:
     scheduler's file; or :class:`.GpuProcesses`."""
 
     def __post_init__(self) -> None:
-        for name in ("stride_px", "block_px", "workers"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
-        object.__setattr__(self, "uncertainty", truth("uncertainty", self.uncertainty))
-        one_of("mode", self.mode, MODES)
-        one_of("compiled", self.compiled, COMPILED)
+        settle(self, **{name: whole_number(name, getattr(self, name)) for name in ("stride_px", "block_px", "workers")})
+        settle(self, uncertainty=truth("uncertainty", self.uncertainty), mode=one_of("mode", self.mode, MODES))
+        settle(self, compiled=one_of("compiled", self.compiled, COMPILED))
         if self.stride_px not in STRIDES:
             raise OptionsError(f"stride {self.stride_px}; expected one of {STRIDES}")
         if self.mode == "dense" and self.stride_px != DENSE_STRIDE_PX:

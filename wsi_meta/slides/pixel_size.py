@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from fractions import Fraction
-from numbers import Real
 from typing import Any
 
-from wsi_meta.errors import OVER_0, DataError, MissingMppError, SlideReadError, is_truth, number, shown
+from wsi_meta.errors import OVER_0, DataError, MissingMppError, OptionsError, SlideReadError, number, shown
 from wsi_meta.files.address import SlidePath
 from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.tiffs.tags import UM_PER_RESOLUTION_UNIT
@@ -21,8 +20,8 @@ __all__ = [
     "find_mpp",
     "given_mpp",
     "listed_mpp",
+    "ratio_to",
     "refuse_larger_than_any",
-    "refuse_too_coarse",
     "stored_mpp",
     "warn_of_another_mpp",
 ]
@@ -121,11 +120,12 @@ def given_mpp(path: SlidePath, mpp: Any) -> float:
     MissingMppError
         when they cannot be.
     """
-    told = mpp if isinstance(mpp, Real) else shown(mpp)
-    if isinstance(mpp, str) or is_truth(mpp):
-        raise MissingMppError(f"{path}: --mpp is {told}, which is no number; pass a number of micrometres per level-0 pixel")
-    # by its decimals: a numpy.float32 would become a float with others
-    return _checked(path, str(mpp), f"--mpp says {told} um per pixel")
+    try:
+        plain = number("--mpp", mpp)
+    except OptionsError as error:
+        told = f"--mpp is {shown(mpp)}, which is no number; pass a number of micrometres per level-0 pixel"
+        raise MissingMppError(f"{path}: {told}") from error
+    return _checked(path, plain, f"--mpp says {plain} um per pixel")
 
 
 def listed_mpp(place: str, value: str, path: SlidePath) -> float | None:
@@ -204,20 +204,23 @@ def refuse_larger_than_any(path: SlidePath, width: int, height: int, mpp: float)
         )
 
 
-def refuse_too_coarse(path: SlidePath, mpp: float, wanted: float) -> None:
-    """Make sure that pixels of `mpp` are at most 5 % coarser than the wanted ones.
+def ratio_to(path: SlidePath, mpp: float, wanted: float) -> Fraction:
+    """Return the number of a slide's pixels, of `mpp`, per wanted pixel, exactly.
 
     Raises
     ------
     SlideReadError
+        when the slide's are more than 5 % coarser than the wanted ones.
+    OptionsError
     """
     most = LONGEST_MM * 1000
-    number(f"{path}: mpp", wanted, f"micrometres per pixel, over 0 and up to {most:g}", least=OVER_0, most=most)
-    if exact_ratio(wanted, mpp) * Fraction(COARSER_ALLOWED) < 1:
+    wanted = number(f"{path}: mpp", wanted, f"micrometres per pixel, over 0 and up to {most:g}", least=OVER_0, most=most)
+    if (ratio := exact_ratio(wanted, mpp)) * Fraction(COARSER_ALLOWED) < 1:
         raise SlideReadError(
             f"{path}: {mpp:g} um per pixel is too coarse; expected {wanted:g} or finer; "
             "scan the original slide (or pass --mpp if the file is wrong)"
         )
+    return ratio
 
 
 def differs(one: float, other: float) -> bool:

@@ -25,8 +25,8 @@ from wsi_meta.readers.choice import READERS, Opening, opening
 from wsi_meta.readers.levels import LevelWindow, check_region, cut_to, find_window
 from wsi_meta.readers.picture_reader import PictureReader
 from wsi_meta.slides.overview import read_in_parts
-from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any, refuse_too_coarse, warn_of_another_mpp
-from wsi_meta.slides.resampling import average_area, exact_ratio
+from wsi_meta.slides.pixel_size import find_mpp, ratio_to, refuse_larger_than_any, warn_of_another_mpp
+from wsi_meta.slides.resampling import average_area
 from wsi_meta.slides.strange_levels import COMMON_TILE_PX, BelievedLevels
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ class Slide:
         OptionsError
             when there is no such level, a side is below 0, or a number is none.
         """
-        check_region(self.path, (x, y), (width, height), level, len(self.level_dimensions))
+        asked = (x, y, width, height)
+        x, y, width, height, level = check_region(self.path, asked, level, len(self.level_dimensions))
         if level in self.levels_left_out:
             raise SlideReadError(f"{self.path}: level {level} is not read: {self.levels_left_out[level]}; read a finer one")
         downsample = self.level_downsamples[level]
@@ -192,7 +193,7 @@ class Slide:
         return self._read_plane(self._usable, mpp, x, y, width, height)
 
     def _read_plane(self, levels: dict[int, float], mpp: float, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        check_region(self.path, (x, y), (width, height))
+        x, y, width, height, _ = check_region(self.path, (x, y, width, height))
         window = find_window(levels, self.check_resolution(mpp), x, y, width, height)
         inside = cut_to(self._extents, window.rectangle)
         if min(inside[3:]) <= 0 or self._reader.is_empty(*inside):  # a level of 100,000 px may hold little more than that
@@ -237,8 +238,7 @@ class Slide:
             when the slide is more than 5 % coarser than `mpp`, or larger than any.
         """
         refuse_larger_than_any(self.path, self.width, self.height, self.mpp)
-        refuse_too_coarse(self.path, self.mpp, mpp)
-        return exact_ratio(mpp, self.mpp)
+        return ratio_to(self.path, self.mpp, mpp)
 
     def expect(self, mpp: float, windows: Iterable[tuple[int, int, int, int]]) -> int | None:
         """Say what :meth:`read_at` will read, so that a stored tile which several windows share is decoded once.

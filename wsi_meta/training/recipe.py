@@ -6,13 +6,15 @@ The recipe is stored in the model's card. The options belong to one run on one m
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from wsi_meta.datasets.batches import check_workers
-from wsi_meta.errors import DeviceError, OptionsError, number, one_of, truth
+from wsi_meta.errors import DeviceError, OptionsError, number, of_kind, one_of, settle, truth, whole_number
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.models.model import model_path
 from wsi_meta.outputs.paths import as_path
@@ -52,14 +54,21 @@ _LIMITS = {
 CHOICES = {"freeze": ("none", "stem", "layer1", "layer2", "layer3"), "batchnorm": ("adapt", "frozen")}
 
 
-def _check(settings: Augmentation | Recipe) -> None:
-    """Raise an OptionsError for settings that no training can use."""
-    for name, value in vars(settings).items():
+def _settle(settings: Augmentation | Recipe) -> None:
+    """Make the values of settings plain, each by its type and range; OptionsError for those that no training can use."""
+    for one in fields(settings):
+        name, value = one.name, getattr(settings, one.name)
         if name in CHOICES:
-            one_of(name, value, CHOICES[name])
-        least, most = _LIMITS.get(name, (-math.inf, math.inf))
-        if name in _LIMITS:
-            number(name, value, f"at least {least}" if math.isinf(most) else f"{least} to {most}", least=least, most=most)
+            plain: Any = one_of(name, value, CHOICES[name])
+        elif name in _LIMITS:
+            least, most = _LIMITS[name]
+            expected = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
+            whole = one.type == "int"
+            door = whole_number if whole else number
+            plain = door(name, value, f"{expected}, a whole number" if whole else expected, least=least, most=most)
+        else:
+            plain = truth(name, value) if one.type == "bool" else of_kind(name, value, Augmentation, "an Augmentation")
+        settle(settings, **{name: plain})
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ class Augmentation:
     """Largest relative change of magnification, about the centre; half of the patches keep theirs."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        _settle(self)
 
     def without(self, *names: str) -> Augmentation:
         """Return a copy with the named changes turned off; OptionsError for a name that does not exist.
@@ -103,7 +112,7 @@ class Augmentation:
         known = {known.name.removesuffix("_px"): known.name for known in fields(self)}
         if unknown := set(names) - set(known):
             raise OptionsError(f"augmentation {', '.join(sorted(unknown))}: not known; expected some of {', '.join(known)}")
-        return replace(self, **{known[name]: 0 for name in names})  # type: ignore[arg-type]
+        return replace(self, **{known[name]: known[name] != "turn" and 0 for name in names})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -155,7 +164,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self)
+        _settle(self)
         if self.teacher and not self.ema_epochs:
             raise OptionsError(
                 f"teacher {self.teacher} without ema_epochs: the moving average is the teacher; set both or none"
@@ -245,14 +254,13 @@ class TrainOptions:
         InferenceOptions(self.device, self.precision)  # checks both names
         if self.precision == "int8":
             raise DeviceError("--precision int8: not for training; expected auto, fp32 or bf16")
-        for name in ("drop_duplicates", "resume", "keep_checkpoint", "overwrite", "progress"):
-            truth(name, getattr(self, name))
+        names = ("drop_duplicates", "resume", "keep_checkpoint", "overwrite", "progress")
+        settle(self, **{name: truth(name, getattr(self, name)) for name in names}, workers=check_workers(self.workers))
         if self.tensorboard is not None:
-            as_path("tensorboard", self.tensorboard)
-        check_workers(self.workers)
+            settle(self, tensorboard=as_path("tensorboard", self.tensorboard))
 
 
 def initial_file(init: str | Path) -> str | Path:
     """Return initial weights as they were named, or for ``default`` the embedded model's file, which is as any other."""
     as_path("init", init, expected="imagenet, default, none, or a file of weights")
-    return model_path(init) if str(init) == "default" else init
+    return model_path(init) if os.fspath(init) == "default" else os.fspath(init)
