@@ -289,7 +289,7 @@ def test_calibrating_a_model_changes_its_card_and_not_its_weights(model_file: Pa
     out = tmp_path / "mine.safetensors"
     labels = open_patches(few_patches)["valid"].labels
 
-    card = calibrate(model_file, few_patches, out, prior=0.2, **HERE)
+    card = calibrate(model_file, few_patches, out, prior=np.float32(0.2), **HERE)  # type: ignore[arg-type]
 
     assert read_card(out) == card
     before, after = load_file(model_file), load_file(out)
@@ -323,6 +323,10 @@ def test_patches_it_was_calibrated_on_are_known_by_their_pixels(
     assert evaluate(first, copies, **HERE).known_patches == {"calibrated_on": 0}
     assert "calibrated on" not in caplog.text
     assert evaluate(again, copies, **HERE).known_patches == {"calibrated_on": 3}
+    assert caplog.text.count("It is not known which patches the model was trained on") == 4, (
+        "of each calibration and evaluation"
+    )
+    assert evaluate(again, copies, **HERE).to_dict()["all_patches_known"] is False
     assert "The model was calibrated on 3 of these 4 patches, so its probabilities and thresholds fit them" in caplog.text
 
 

@@ -85,6 +85,7 @@ def evaluation_of(
         robustness=None,
         contents=None,
         known_patches=None,
+        all_patches_known=True,
     )
 
 
@@ -297,6 +298,23 @@ def test_patches_that_made_the_model_are_told(valid: Patches) -> None:
     assert calibrated == "The model was made with exactly these patches (calibration)."
     (told,) = cautions_of(ModelCard(training={"train": valid.summary()}), valid, evaluation)
     assert "trained on patches of the same names and labels" in told
+
+
+def test_patches_that_a_file_does_not_know_may_be_among_them(valid: Patches) -> None:
+    """One sentence, and a machine does not read 0 as none."""
+    unknown = replace(evaluation_of(valid, WRONG_ON_TWO), all_patches_known=False)
+    sentence = (
+        "It is not known which patches {} was trained on: where those that it is judged by are among them, figures flatter."
+    )
+    assert cautions_of(ModelCard(), valid, unknown) == [sentence.format("the model")]
+    counted = replace(unknown, known_patches={"calibrated_on": 0})
+    assert cautions_of(ModelCard(training={"init": "old.pth"}), valid, counted) == [sentence.format("the model")]
+    child = ModelCard(training={"init": "old.pth", "init_known": False})
+    assert cautions_of(child, valid, counted) == [sentence.format("old.pth, which the model began with,")]
+    (told,) = cautions_of(ModelCard(training={"train": valid.summary()}), valid, unknown)
+    assert "trained on patches of the same names and labels" in told, "they are known after all"
+    assert unknown.to_dict()["all_patches_known"] is False
+    assert "all_patches_known" not in evaluation_of(valid, WRONG_ON_TWO).to_dict()
 
 
 @pytest.mark.parametrize(

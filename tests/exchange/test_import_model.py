@@ -251,6 +251,8 @@ def test_patches_that_a_network_is_measured_on_are_known_by_their_pixels(
         assert found.count(contents) == expected | {"calibrated_on": 4}
         assert ("The model was trained on 3 of these 4 patches" in caplog.text) == bool(expected)
         assert "calibrated on" not in caplog.text
+        assert caplog.text.count("It is not known which patches the model was trained on") == 1
+        assert read_card(out).training["init_known"] is False
     counted = replace(Evaluation.of(np.arange(4, dtype=np.float32), patches.labels, ModelCard()), known_patches={"train": 3})
     told = cautions_of(read_card(out), patches, replace(counted, contents=contents))
     assert [sentence[:28] for sentence in told] == ["The model was trained on 3 o", "The model was calibrated on "]

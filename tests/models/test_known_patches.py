@@ -16,8 +16,16 @@ from wsi_meta.datasets.patches import contents_of
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.features import FeatureStatistics
-from wsi_meta.models.known_patches import MOST, PATCHES_KEY, KnownPatches, known_to_weights, read_known_patches
-from wsi_meta.models.model import save_model
+from wsi_meta.models.known_patches import (
+    MOST,
+    PATCHES_KEY,
+    KnownPatches,
+    known_to_weights,
+    knows_all,
+    read_known_patches,
+    weights_know_all,
+)
+from wsi_meta.models.model import DEFAULT_MODEL, save_model
 
 STATE = {"fc.weight": torch.ones(1, 2)}
 
@@ -95,6 +103,23 @@ def test_only_a_model_file_says_what_its_weights_know(tmp_path: Path) -> None:
     found = known_to_weights(tmp_path / "m.safetensors")
     assert found is not None
     assert found.count(contents(1)) == {"train": 1}
+
+
+def test_who_says_all_patches(tmp_path: Path) -> None:
+    """One rule for a file, its children and what is made of it."""
+    trained, marks = ModelCard(), known(train=contents(1), valid=contents(2), calibrated_on=contents(3))
+    assert knows_all(trained.training, marks)
+    assert knows_all(trained.training, marks.of_weights())
+    assert not knows_all({"init_known": False}, marks)
+    for lacking in (None, known(valid=contents(2)), known(calibrated_on=contents(3))):
+        assert not knows_all(trained.training, lacking)
+    torch.save(STATE, tmp_path / "a.pth")
+    save_file(STATE, tmp_path / "a.safetensors")
+    save_model(tmp_path / "old.safetensors", STATE, trained)
+    save_model(tmp_path / "m.safetensors", STATE, trained, None, marks)
+    named = ("a.pth", "a.safetensors", "old.safetensors", "m.safetensors")
+    assert [weights_know_all(tmp_path / name) for name in named] == [False, False, False, True]
+    assert weights_know_all(DEFAULT_MODEL)
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,14 @@ LEAKS = {
     "train": "The model was trained on {}. The figures show how well it remembers them, not how well it "
     "works on other patches.",
     "valid": "The model's best epoch was chosen on {}, so the figures are slightly too good. "
-    "A test split gives unbiased figures.",
+    "Patches that it never saw give unbiased figures.",
     CALIBRATED_ON: "The model was calibrated on {}, so its probabilities and thresholds fit them better than other patches.",
 }
 """What is said of figures on patches that the model was made with, by what they were for."""
 UNKNOWN = "It is not known which patches {} was trained on: where those that it is judged by are among them, figures flatter."
-"""What is said where the weights that a training began with may have seen any patch."""
+"""What is said where weights may have seen any patch."""
+UNTOLD = "unknown"
+"""What this stands under."""
 
 
 def cautions_of(card: ModelCard, patches: Patches, evaluation: Evaluation) -> list[str]:
@@ -33,7 +35,7 @@ def cautions_of(card: ModelCard, patches: Patches, evaluation: Evaluation) -> li
     if not worse and evaluation.auc <= CHANCE:
         told = [f"The model is no better than chance (AUC {evaluation.auc:.2f} on {evaluation.n:,} patches)."]
     leaks = leaks_of(card, patches, evaluation)
-    flattered = ("valid", CALIBRATED_ON) if worse else ()  # no figure is too good then
+    flattered = ("valid", CALIBRATED_ON, UNTOLD) if worse else ()  # no figure is too good then
     return told + [sentence for name, sentence in leaks.items() if name not in flattered]
 
 
@@ -41,8 +43,8 @@ def leaks_of(card: ModelCard, patches: Patches, evaluation: Evaluation) -> dict[
     """Return a sentence for each use of the patches in making the model, with how many of them, by what they were for.
 
     They are told by their pixels. A file that does not say which patches those were may hold a digest of them all: by that the
-    same ones in the same order are told, and where there is none but of names and labels, by these. Of weights that were
-    trained before by others it may say only that it is not known on what.
+    same ones in the same order are told, and where there is none but of names and labels, by these. Where it does not say
+    all that they were, nor that they are just these, they may be among them.
     """
     now, known, told = replace(patches, contents=evaluation.contents).summary(), evaluation.known_patches or {}, {}
     for name, part in (dict.fromkeys(known) | card.training).items():
@@ -53,8 +55,9 @@ def leaks_of(card: ModelCard, patches: Patches, evaluation: Evaluation) -> dict[
             which = _which(part, now)
         if which is not None:
             told[name] = LEAKS.get(name, f"The model was made with {{}} ({name}).").replace("{}", which)
-    if card.training.get("init_known") is False:
-        told["init_known"] = UNKNOWN.format(f"{card.training.get('init')}, which the model began with,")
+    if not evaluation.all_patches_known and ("train" in known or "train" not in told):
+        init = card.training.get("init") if card.training.get("init_known") is False else None
+        told[UNTOLD] = UNKNOWN.format("the model" if init is None else f"{init}, which the model began with,")
     return told
 
 

@@ -25,6 +25,7 @@ from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import read_card
+from wsi_meta.models.known_patches import knows_all
 from wsi_meta.models.model import Model, load_model, model_path
 from wsi_meta.progress import note, progress_bar
 
@@ -78,8 +79,7 @@ def evaluate(
         when `out` cannot be written.
     """
     InferenceOptions(device, precision, batch_size, tta)  # refuses what does not exist
-    data, shifts = paths_of(data), truth("shifts", shifts)
-    check_workers(workers)
+    data, shifts, workers = paths_of(data), truth("shifts", shifts), check_workers(workers)
     patches, words = check_evaluation(model, data, split=split, out=out, overwrite=overwrite)
     patches.check()
     announce_torch()
@@ -174,7 +174,8 @@ def evaluate_patches(
     groups = patches.groups
     evaluation = Evaluation.of(logits[0], patches.labels, card, groups=groups, intervals=intervals)
     read, known = contents_of(contents), predictor.model.known_patches
-    evaluation = replace(evaluation, contents=read, known_patches=None if known is None else known.count(read))
+    counts = None if known is None else known.count(read)
+    evaluation = replace(evaluation, contents=read, known_patches=counts, all_patches_known=knows_all(card.training, known))
     if not shifts:
         return evaluation
     seen = Seen(logits[1:], np.array(hues))

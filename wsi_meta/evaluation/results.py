@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 CHANCE_DRAWS = 20
 """Draws of labels that :attr:`Evaluation.ece_noise` is the mean of."""
+NOT_FIGURES = ("probabilities", "logits", "intervals", "robustness", "contents", "known_patches", "all_patches_known")
+"""Fields of an :class:`Evaluation` that its dict holds otherwise, or not."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class Evaluation:
     known_patches: dict[str, int] | None = None
     """How many of the patches the model was made with, by what they were for (``train``, ``valid``, ``calibrated_on``); None
     where its file does not say."""
+    all_patches_known: bool = True
+    """Whether its file says all patches that it was made with; else others may be among them."""
 
     @classmethod
     def of(
@@ -144,6 +148,7 @@ class Evaluation:
             robustness=None,
             contents=None,
             known_patches=None,
+            all_patches_known=True,
         )
 
     @property
@@ -165,7 +170,7 @@ class Evaluation:
         intervals = self.intervals or {}
         found: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if name not in ("probabilities", "logits", "intervals", "robustness", "contents", "known_patches"):
+            if name not in NOT_FIGURES:
                 found[name] = value
             if name in intervals:
                 found[f"{name}_ci"] = list(intervals[name])
@@ -173,6 +178,8 @@ class Evaluation:
                 found["ece_noise"] = self.ece_noise
         if self.known_patches is not None:
             found["known_patches"] = self.known_patches
+        if not self.all_patches_known:
+            found["all_patches_known"] = False
         return found if self.robustness is None else found | {"shifts": self.robustness.to_dict()}
 
     def to_lines(self) -> dict[str, Any]:

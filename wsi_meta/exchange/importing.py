@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.datasets.layouts import Patches, choose_split, paths_of
 from wsi_meta.errors import ModelFileError, numbers, require
 from wsi_meta.evaluation.calibrate import expecting, fit_card, known_when_fitted, measuring_predictor
-from wsi_meta.evaluation.calibration import check_prior
 from wsi_meta.evaluation.model_parts import INT8_PATCHES, compare_int8, int8_metrics, look_at
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
 from wsi_meta.exchange.zoo_config import read_zoo_config
@@ -23,7 +22,7 @@ from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.known_patches import known_to_weights
+from wsi_meta.models.known_patches import known_to_weights, weights_know_all
 from wsi_meta.models.model import Model, build_network, check_model_name, network_of, save_model
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
@@ -140,7 +139,6 @@ def check_import(file: Path, data: Folders, out: Path, options: ImportOptions) -
     """
     InferenceOptions(options.device, options.precision, options.batch_size)  # refuses what does not exist
     require("train", "importing a model")
-    check_prior(options.prior)
     check_model_name(out)
     check_output(out, overwrite=options.overwrite, replaces=MODEL)
     config = check_foreign(file, options)
@@ -163,7 +161,8 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
     announce_torch()
     foreign = read_foreign(file, options, parts.build_network)
     patches.check_mpp(foreign.preprocessing.mpp)
-    card = ModelCard(preprocessing=foreign.preprocessing, training={"imported": _origin(file, foreign)})
+    told = {"imported": _origin(file, foreign)} | ({} if weights_know_all(file) else {"init_known": False})
+    card = ModelCard(preprocessing=foreign.preprocessing, training=told)
     model = Model(network_of(foreign.state, parts.build_network), card, "", file, known_patches=known_to_weights(file))
     foreign.check(model, patches)
     predictor = measuring_predictor(model, InferenceOptions(options.device, options.precision, options.batch_size))

@@ -7,18 +7,27 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
+from wsi_meta.models.card import CARD_KEY, read_card
 from wsi_meta.models.weights_file import holds_pickle, read_metadata
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CALIBRATED_ON", "PATCHES_KEY", "KnownPatches", "known_to_weights", "read_known_patches"]
+__all__ = [
+    "CALIBRATED_ON",
+    "PATCHES_KEY",
+    "KnownPatches",
+    "known_to_weights",
+    "knows_all",
+    "read_known_patches",
+    "weights_know_all",
+]
 
 PATCHES_KEY = "wsi_meta_patches"
 """Where a model file's metadata holds the marks of patches, as JSON."""
@@ -98,6 +107,18 @@ def known_to_weights(path: Path) -> KnownPatches | None:
     """Read which patches the weights of any file were made with; None where it does not say, as no file of others does."""
     known = None if holds_pickle(path) else read_known_patches(path)
     return None if known is None else known.of_weights()
+
+
+def knows_all(training: Mapping[str, Any], known: KnownPatches | None) -> bool:
+    """Tell whether a model says all patches that its weights were made with: by its card's `training`, and its marks."""
+    return known is not None and {"train", "valid"} <= set(known.marks) and training.get("init_known") is not False
+
+
+def weights_know_all(path: Path) -> bool:
+    """Tell whether a file of weights says all patches that they were made with; only a model file of wsi-meta can."""
+    if holds_pickle(path) or CARD_KEY not in read_metadata(path):
+        return False
+    return knows_all(read_card(path).training, read_known_patches(path))
 
 
 def _marks(contents: NDArray[np.uint8]) -> NDArray[np.uint64]:

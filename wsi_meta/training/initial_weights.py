@@ -18,7 +18,7 @@ from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.evaluation.cautions import LEAKS, UNKNOWN
 from wsi_meta.models.card import CARD_KEY, read_card
-from wsi_meta.models.known_patches import KnownPatches, known_to_weights
+from wsi_meta.models.known_patches import KnownPatches, known_to_weights, weights_know_all
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import IMAGENET_WEIGHTS
 from wsi_meta.models.weights import COUNTS, check_weights, find_names, read_weights
@@ -216,7 +216,7 @@ def input_of(init: str | Path, patches: Patches) -> Preprocessing:
 def source_of(init: str | Path) -> dict[str, Any]:
     """Return where initial weights come from, as a card records it: a name and, of a file, the SHA-256 of its bytes.
 
-    Of a model file that does not say which patches it was made with, also that.
+    Of a file that does not say which patches it was made with, also that.
     """
     named: dict[str, Any] = {"init": Path(init).name}
     if str(init) not in NO_FILES:
@@ -255,11 +255,8 @@ def _known_to(init: str | Path) -> KnownPatches | None:
 
 
 def _says_all(init: str | Path) -> bool:
-    """Tell whether all patches that initial weights were made with are known. Weights of others say nothing, nor need they."""
-    if not _is_model(init):
-        return True
-    known = _known_to(init)
-    return known is not None and {"train", "valid"} <= set(known.marks) and read_card(init).training.get("init_known", True)
+    """Tell whether all patches that initial weights were made with are known; ImageNet's are no such patches."""
+    return str(init) in NO_FILES or weights_know_all(Path(init))
 
 
 def _download_imagenet() -> dict[str, torch.Tensor]:
