@@ -166,6 +166,12 @@ def test_a_model_file_that_does_not_say_its_patches_is_told(
 ) -> None:
     """And what is trained from it does not know them either, nor what is trained from that."""
     save_model(tmp_path / "a.safetensors", Tiny().state_dict(), ModelCard())
+    general = Tiny().state_dict()
+    general |= {"fc.weight": torch.ones(1000, general["fc.weight"].shape[1]), "fc.bias": torch.ones(1000)}
+    save_file(general, tmp_path / "general.safetensors")
+    train_tiny(few_patches, tmp_path / "g.safetensors", init=tmp_path / "general.safetensors", recipe=SHORT, **HERE)
+    assert texts(caplog) == []
+    assert "init_known" not in read_card(tmp_path / "g.safetensors").training
     torch.save(Tiny().state_dict(), tmp_path / "theirs.safetensors")
     for init, out in (("theirs", "z"), ("a", "b"), ("b", "c")):
         train_tiny(few_patches, tmp_path / f"{out}.safetensors", init=tmp_path / f"{init}.safetensors", recipe=SHORT, **HERE)

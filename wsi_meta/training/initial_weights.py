@@ -255,8 +255,15 @@ def _known_to(init: str | Path) -> KnownPatches | None:
 
 
 def _says_all(init: str | Path) -> bool:
-    """Tell whether all patches that initial weights were made with are known; ImageNet's are no such patches."""
-    return str(init) in NO_FILES or weights_know_all(Path(init))
+    """Tell whether all patches that initial weights were made with are known; the pictures of ImageNet are no patches."""
+    if str(init) in NO_FILES:
+        return True
+    return weights_know_all(Path(init)) if _is_model(init) else not _decides(Path(init))
+
+
+def _decides(init: Path) -> bool:
+    """Tell whether weights end in a head of one or two outputs, as those that tell tumor do; ImageNet's has a thousand."""
+    return any(weights.ndim == 2 and len(weights) <= 2 for weights in read_weights(init).values())
 
 
 def _download_imagenet() -> dict[str, torch.Tensor]:
