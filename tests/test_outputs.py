@@ -20,6 +20,7 @@ from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import temporary_store
 from wsi_meta.outputs.checks import check_folder, check_output, refuse_one_name
 from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, write_together, written_whole
+from wsi_meta.slides.slide import open_slide
 from wsi_meta.training.history import check_training
 from wsi_meta.training.recipe import TrainOptions
 
@@ -187,8 +188,13 @@ def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputPathError, match="cannot be written \\(File name too long\\); choose a shorter name"):
+    told = r"^file to write: is a path with a name of 300 bytes, 'x{59}\.\.\.; expected names of 255 at most; choose a shorter"
+    with pytest.raises(OptionsError, match=told):
         check_output(tmp_path / ("x" * 300), overwrite=True)
+    with pytest.raises(OptionsError, match=r"^slide: is a text with a character of number 0; expected the path or address"):
+        open_slide("a\0.tif")
+    with pytest.raises(OutputPathError, match="cannot be written \\(File name too long\\); choose a shorter name"):
+        check_output("/".join([str(tmp_path), *(["x" * 200] * 25)]), overwrite=True)
 
 
 def _check_training(data: Path, out: Path) -> Any:

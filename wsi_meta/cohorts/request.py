@@ -13,7 +13,7 @@ from wsi_meta.cohorts.jobs import Job, SlideSettings, jobs_of
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import OutputPathError
 from wsi_meta.files.address import Address, several
-from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.checks import check_folder, check_name
 from wsi_meta.outputs.kept_files import is_heatmap
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.worklist.summary import check_summary
@@ -82,6 +82,7 @@ class Request:
 
 def _check_folder(out: Path, slides: int) -> None:
     """Make sure that a folder may hold, or be made for, so many slides' heatmaps; OutputPathError, OutputExistsError."""
+    check_name(out)
     if out.exists() and not out.is_dir():
         raise OutputPathError(f"{out}: a file; expected a folder for the heatmaps of {slides} slides")
     if is_heatmap(out):

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, shown
 from wsi_meta.words import first_line, one_line, printable
 
 __all__ = [
@@ -31,6 +31,8 @@ MENDS = {
     errno.ENAMETOOLONG: "choose a shorter name and run it again",
 }
 """What to do when something cannot be written, by the number of the error."""
+MOST_NAME_BYTES = 255
+"""The longest name that a file can have on the disks of Linux and macOS."""
 NO_TEMPORARY = "No usable temporary directory"
 """How Python's error begins where no folder for temporary files can be written to."""
 
@@ -38,12 +40,21 @@ NO_TEMPORARY = "No usable temporary directory"
 def as_path(name: str, given: object, *, expected: str = "a path, text or Path") -> Path:
     """Return what was given as a path; OptionsError, with the argument's name and kind, where it is something else.
 
-    An empty text, as a variable that is not set leaves it, is refused: as a path it would be the current folder.
+    An empty text, as a variable that is not set leaves it, is refused: as a path it would be the current folder. So is a text
+    that no system takes for a path.
     """
     text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
-    if isinstance(text, str) and text:
+    if not isinstance(text, str):
+        found = "None" if given is None else f"of type {type(given).__name__}"
+    elif not text:
+        found = "an empty text"
+    elif "\0" in text:
+        found = "a text with a character of number 0"
+    elif len(longest := max(os.fsencode(text).split(b"/"), key=len)) > MOST_NAME_BYTES:
+        found = f"a path with a name of {len(longest):,} bytes, {shown(os.fsdecode(longest))}"
+        expected = f"names of {MOST_NAME_BYTES} at most; choose a shorter name"
+    else:
         return Path(text)
-    found = "an empty text" if isinstance(text, str) else "None" if given is None else f"of type {type(given).__name__}"
     raise OptionsError(f"{name}: is {found}; expected {expected}")
 
 
