@@ -31,8 +31,8 @@ MENDS = {
     errno.ENAMETOOLONG: "choose a shorter name and run it again",
 }
 """What to do when something cannot be written, by the number of the error."""
-MOST_NAME_BYTES = 255
-"""The longest name that a file can have on the disks of Linux and macOS."""
+MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 4095
+"""The longest name that a file can have on the disks of Linux and macOS, and the longest path that Linux takes."""
 NO_TEMPORARY = "No usable temporary directory"
 """How Python's error begins where no folder for temporary files can be written to."""
 
@@ -50,12 +50,22 @@ def as_path(name: str, given: object, *, expected: str = "a path, text or Path")
         found = "an empty text"
     elif "\0" in text:
         found = "a text with a character of number 0"
-    elif len(longest := max(os.fsencode(text).split(b"/"), key=len)) > MOST_NAME_BYTES:
-        found = f"a path with a name of {len(longest):,} bytes, {shown(os.fsdecode(longest))}"
-        expected = f"names of {MOST_NAME_BYTES} at most; choose a shorter name"
+    elif (told := _too_long(os.fsencode(text))) is not None:
+        found, expected = told
     else:
         return Path(text)
     raise OptionsError(f"{name}: is {found}; expected {expected}")
+
+
+def _too_long(path: bytes) -> tuple[str, str] | None:
+    """Return what about a path is longer than any file's can be, and what is expected; None where nothing is."""
+    if len(path) > MOST_PATH_BYTES:
+        return f"a path of {len(path):,} bytes", f"{MOST_PATH_BYTES:,} at most; choose a place with a shorter one"
+    longest = max(path.split(b"/"), key=len)
+    if len(longest) > MOST_NAME_BYTES:
+        name = shown(os.fsdecode(longest))
+        return f"a path with a name of {len(longest):,} bytes, {name}", f"{MOST_NAME_BYTES} at most; choose a shorter name"
+    return None
 
 
 def real_path(path: Path) -> Path:
