@@ -611,7 +611,7 @@ def test_what_openslide_would_decode_to_something_else_is_refused(
             file.write(coarser, tile=(256, 256), subfiletype=level, **nesting, **stored, **extra, **size)
     with served(tmp_path) as far:
         for path in (tmp_path / "slide.tif", f"{far.url}/slide.tif"):
-            with pytest.raises(SlideReadError, match=rf"{path}: {told}.*; convert the slide \(vips tiffsave"):
+            with pytest.raises(SlideReadError, match=rf"{path}: {told}.*; convert the slide"):
                 open_slide(path)
 
 

@@ -117,8 +117,9 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
     """
     refuse_turned(path, (said.get(ORIENTATION) or [1])[0], f"page {number}")
     photometric, samples = said[PHOTOMETRIC][0] if said.get(PHOTOMETRIC) else None, (said.get(SAMPLES) or [1])[0]
+    if (told := other_order(*((said.get(code) or [1])[0] for code in (COMPRESSION, PREDICTOR)))) is not None:
+        raise OtherFormError(f"{path}: {told}; convert the slide")
     told = other_colours(said.get(BITS, ()), photometric)
-    told = told or other_order(*((said.get(code) or [1])[0] for code in (COMPRESSION, PREDICTOR)))
     if told is None and any(kind not in UNSIGNED for kind in said.get(SAMPLE_FORMAT, ())):
         told = "values that are no whole numbers from 0 on (SampleFormat)"
     elif told is None and photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and samples > 1:
@@ -126,7 +127,7 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
     elif told is None and photometric == RGB and samples > 3 and not any(said.get(EXTRA_SAMPLES, ())[:1]):
         told = "a fourth value a pixel without a meaning (ExtraSamples), which would be taken for transparency; expected three"
     if told is not None:
-        raise OtherFormError(f"{path}: {told}; convert the slide (vips tiffsave --tile --pyramid)")
+        raise OtherFormError(f"{path}: {told}; convert the slide to RGB of 8 bits a colour")
 
 
 def spread(count: int) -> list[int]:
