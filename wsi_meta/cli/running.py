@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ from wsi_meta.errors import INTERRUPTED, HeatmapError, OptionsError, OutputPathE
 from wsi_meta.logs import Console, LogFile
 from wsi_meta.outputs.checks import check_folder, refuse_one_name
 from wsi_meta.outputs.paths import told_by_the_system
+from wsi_meta.outputs.writing import remove_empty
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.words import one_line, out_of_memory, printable
 
@@ -209,13 +210,8 @@ def _files_of(store: Path, files: Mapping[str, Path], taken: dict[Path, Path]) -
             if NAME in str(files[option]) and not path.parent.exists():
                 check_folder(path.parent)
                 path.parent.mkdir()
-                made.callback(_remove_empty, path.parent)
+                made.callback(remove_empty, path.parent)
         yield own
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):  # it holds something
-        folder.rmdir()
 
 
 def _raise_failed(failed: Sequence[tuple[Path, Exception]], *, some: bool) -> None:

@@ -225,19 +225,11 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
 
 def _scan(scanner: Scanner, job: Job, turn: Turn, copies: Staging) -> Heatmap:
     """Scan one slide, from its copy where there is one, in its turn."""
-    slide, how = job.slide, job.of_slide
+    slide = job.slide
     if slide.told:
         scanner.note(f"{turn.place} {slide.path}: {slide.told}".lstrip())
     with copies.copy_of(slide.path) as source:
-        return scanner.scan(
-            source,
-            job.store,
-            mpp=how.mpp,
-            reader=how.reader,
-            tissue_mask=how.tissue_mask,
-            overwrite=how.overwrite,
-            turn=turn,
-        )
+        return scanner.scan(source, job.store, turn=turn, **vars(job.of_slide))
 
 
 def tell_failure(slide: str | SlidePath, error: Exception) -> str:

@@ -222,11 +222,13 @@ def _state_of(scanner: Scanner, slide: Slide, job: Job, known: Mapping[str, Any]
     if there is None:
         return "new", int(tissue.cells(grid).sum())
     refuse_other_slide(there, slide, grid, **known, tissue=tissue.fingerprint())
-    damaged = damaged_blocks(there, tissue.cells(grid)) if there.finished else []
-    if there.finished and not damaged:
+    if not there.finished:
+        return "unfinished", _cells_left(there)
+    cells = tissue.cells(grid)
+    damaged = damaged_blocks(there, cells)
+    if not damaged:
         return "finished", 0
-    left = sum(int(tissue.cells(grid)[block.cells].sum()) for block in damaged)
-    return "unfinished", left or _cells_left(there)
+    return "unfinished", sum(int(cells[block.cells].sum()) for block in damaged) or _cells_left(there)
 
 
 def _cells_left(there: Heatmap) -> int:

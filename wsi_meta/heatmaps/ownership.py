@@ -85,7 +85,7 @@ def is_torn_store(path: Path) -> bool:
     try:
         json.loads((path / "zarr.json").read_bytes())
     except (ValueError, FileNotFoundError):
-        return (path / "status" / "zarr.json").is_file() and foreign_part(path) is None
+        return is_heatmap(path) and foreign_part(path) is None
     except OSError:
         pass
     return False
@@ -94,12 +94,12 @@ def is_torn_store(path: Path) -> bool:
 def stores_in(folder: Path, *, warn: bool = False) -> list[Path]:
     """Return the heatmaps in a folder, by name, also damaged ones; slides may lie beside them, `warn` names what is neither."""
     found = sorted(path for path in folder.glob("*.zarr") if path.is_dir() and not path.name.startswith("."))
-    links = {real_path(path): path for path in sorted(found, key=Path.is_symlink, reverse=True)}  # the store itself comes last
-    stores = [path for path in found if links[real_path(path)] == path and is_heatmap(path)]
-    others = [path.name for path in found if not is_heatmap(path) and not is_zarr_image(path)]
+    ours = [path for path in found if is_heatmap(path)]
+    others = [path.name for path in sorted({*found} - {*ours}) if not is_zarr_image(path)]
     if warn and others:
         logger.warning("%s: passed over, since no heatmap from 'wsi-meta scan': %s", folder, some_of(others))
-    return stores
+    # of links to a store the last one counts, and the store itself comes after them
+    return sorted({real_path(path): path for path in sorted(ours, key=Path.is_symlink, reverse=True)}.values())
 
 
 def is_heatmap_path(path: Path) -> bool:

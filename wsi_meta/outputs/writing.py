@@ -18,6 +18,7 @@ __all__ = [
     "filled_folder",
     "finish_replacing",
     "flush",
+    "remove_empty",
     "remove_leftovers",
     "replace_files",
     "write_together",
@@ -75,7 +76,7 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     with ExitStack() as stack:
         if not folder.exists():
             _make(folder)
-            stack.callback(_remove_empty, folder)
+            stack.callback(remove_empty, folder)
         for name, content in contents.items():
             partial = stack.enter_context(written_whole(folder / name))
             partial.write_bytes(content)
@@ -89,7 +90,8 @@ def _make(folder: Path) -> None:
         raise OutputPathError(cannot_be_written(f"{folder}:", error)) from error
 
 
-def _remove_empty(folder: Path) -> None:
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if it holds nothing."""
     with suppress(OSError):  # it holds something
         folder.rmdir()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_op
 from wsi_meta.readers.jpeg_tiff import NotPlainError, find_checked, find_levels
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
-from wsi_meta.readers.reader import Bounds, OpenedReader, UnreadableRegionError, undecodable
+from wsi_meta.readers.reader import Bounds, OpenedReader, UnreadableRegionError, before, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader, TileCheck
 from wsi_meta.tiffs.level_pages import REDRAWN, level_pages
 from wsi_meta.tiffs.sparse_tiles import LeftOut, lacks_tiles
@@ -72,7 +72,8 @@ class OpenSlideReader(OpenedReader):
 
     def __init__(self, path: Path, file: WatchedFile | None = None) -> None:
         refuse_no_file(path)
-        self.path, self.file = path, file or SameFile.at(*files_of_slide(path, read=True))
+        parts = files_of_slide(path, read=True)
+        self.path, self.file = path, file or SameFile.at(*parts)
         self._handle: Any = None
         impossible = {tiles.size: tiles for tiles in check_tiff(path)}
         handle = self._open()
@@ -90,10 +91,10 @@ class OpenSlideReader(OpenedReader):
         self.scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
         vendor = str(self.properties.get("openslide.vendor"))
         check_forms(path, vendor, self.level_dimensions, self.scales.usable)
-        for part in files_of_slide(path, read=True) if vendor == "dicom" else ():
+        for part in parts if vendor == "dicom" else ():
             check_dicom(part)
         self.background = tuple(bytes.fromhex(self.properties.get("openslide.background-color", "FFFFFF")))
-        self._left_out, self._coarse = self._find_left_out()
+        self._left_out, self._coarse = self._find_left_out(parts)
         self._checked: TileCheck | None = None
 
     def check_tiles(self) -> None:
@@ -190,18 +191,17 @@ class OpenSlideReader(OpenedReader):
             mpp = mpp_of_tiff(self.path, read)
         self._state_mpp(mpp)
 
-    def _find_left_out(self) -> tuple[LeftOut | None, TiffReader | None]:
+    def _find_left_out(self, parts: Sequence[Path]) -> tuple[LeftOut | None, TiffReader | None]:
         """Find out which tiles that were left out are no glass, and who looks at coarser ones where OpenSlide cannot.
 
         None where there are none, or where they lie is not known; and where nobody can look.
         """
         vendor, sizes, factors = str(self.properties.get("openslide.vendor")), self.level_dimensions, self.scales.downsamples
         if vendor == "dicom":
-            by_size = dicom_grids(files_of_slide(self.path, read=True))
+            by_size = dicom_grids(parts)
             found = [by_size.get(size) for size in sizes]
         else:
-            by_page = tile_grids(self.path)
-            found = [by_page.get(-1 if page is None else page) for page in level_pages(self.path, vendor, sizes)]
+            found = tile_grids(self.path, level_pages(self.path, vendor, sizes))
         grids = {level: grid for level in self.scales.usable if (grid := found[level]) is not None}
         if not lacks_tiles(grids):
             return None, None
@@ -225,11 +225,8 @@ class OpenSlideReader(OpenedReader):
     def _pixels(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         corner = (round(left * self.level_downsamples[level]), round(top * self.level_downsamples[level]))
         pixels = self._decode(corner, level, (width, height))
-        alpha = pixels[..., 3:]
-        if alpha.min() == 255:
-            return pixels[..., :3]
-        blend = pixels[..., :3] * (alpha / 255) + np.array(self.background) * (1 - alpha / 255)
-        return blend.round().astype(np.uint8)
+        colours, alpha = pixels[..., :3], pixels[..., 3:]
+        return colours if alpha.min() == 255 else before(self.background, colours, alpha)
 
     def _decode(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Return RGBA pixels. After one bad tile every later read with the same handle fails, in other threads as well."""

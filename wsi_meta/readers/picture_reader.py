@@ -14,7 +14,7 @@ from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file, wrong_kind
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.picture_tiff import read_picture_tiff, refuse_larger
-from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader
+from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, before
 from wsi_meta.tiffs.codestreams import decode_jpeg
 from wsi_meta.tiffs.pixel_form import PNG, exif_orientation, refuse_turned
 from wsi_meta.words import first_line
@@ -120,7 +120,4 @@ def _rgb_of(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.shape[2] == 3:
         return pixels
     colours = pixels[..., :3] if pixels.shape[2] == 4 else np.repeat(pixels[..., :1], 3, axis=2)
-    if pixels.shape[2] == 1:
-        return colours
-    alpha = pixels[..., -1:].astype(np.float32) / 255
-    return (colours * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    return colours if pixels.shape[2] == 1 else before(WHITE, colours, pixels[..., -1:])

@@ -16,7 +16,7 @@ from wsi_meta.readers.levels import Scales
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["WHITE", "Bounds", "OpenedReader", "Reader", "StatedMpp", "UnreadableRegionError", "undecodable"]
+__all__ = ["WHITE", "Bounds", "OpenedReader", "Reader", "StatedMpp", "UnreadableRegionError", "before", "undecodable"]
 
 StatedMpp: TypeAlias = "tuple[float, float] | str | None"
 """Micrometres per pixel along x and y that a file states; why what it states is not understood; None where it states none."""
@@ -107,3 +107,19 @@ class OpenedReader(Reader):
 def undecodable(path: object, corner: tuple[int, int], level: int, reason: object) -> UnreadableRegionError:
     """Make the error for a region at `corner` (level-0 pixels) that cannot be decoded."""
     return UnreadableRegionError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")
+
+
+def before(
+    background: tuple[int, ...], colours: NDArray[np.uint8], alpha: NDArray[np.uint8], *, multiplied: bool = False
+) -> NDArray[np.uint8]:
+    """Return pixels that may be transparent as they look before a colour, (height, width, 3).
+
+    Parameters
+    ----------
+    colours : (height, width, 3)
+    alpha : (height, width, 1), 255 where nothing shines through
+    multiplied : whether colours were stored multiplied by alpha
+    """
+    opaque = alpha / np.float32(255)
+    shown = colours if multiplied else colours * opaque
+    return np.minimum(shown + np.array(background, np.float32) * (1 - opaque), 255).round().astype(np.uint8)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.files.same_file import OpenFile, WatchedFile
+from wsi_meta.readers.reader import before
 from wsi_meta.readers.tile_reader import Tile, TileReader
 from wsi_meta.tiffs.codestreams import (
     check_deflate,
@@ -135,7 +136,7 @@ class TiledLevel(TileGrid):
 
     @property
     def planes(self) -> int:
-        """3 where each colour has tiles of its own, else 1."""
+        """As many as colours, 3 or 4, where each has tiles of its own, else 1."""
         return len(self.plane_lengths)
 
     def parts(self, row: int, col: int) -> list[tuple[int, int]]:
@@ -192,7 +193,9 @@ class TiffReader(TileReader):
         level = self._levels[tile[0]]
         planes = [level.form.decode(_read(level.form, self._same, source, part)) for part in level.parts(*tile[1:])]
         pixels = planes[0] if level.planes == 1 else np.concatenate(planes, axis=2)
-        return pixels if pixels.shape[2] == 3 else _before(self.background, pixels, multiplied=level.form.multiplied)
+        if pixels.shape[2] == 3:
+            return pixels
+        return before(self.background, pixels[..., :3], pixels[..., 3:], multiplied=level.form.multiplied)
 
 
 @dataclass(frozen=True)
@@ -275,13 +278,6 @@ def _read(form: TileForm, same: WatchedFile, file: OpenFile, part: tuple[int, in
     if not FILE_HEADER_BYTES <= offset <= same.size - length:
         raise ValueError(f"a tile of {length:,} bytes at {offset:,} in a file of {same.size:,}")
     return file.read(offset, length)
-
-
-def _before(background: tuple[int, ...], pixels: NDArray[np.uint8], *, multiplied: bool) -> NDArray[np.uint8]:
-    """Return pixels (height, width, 4) that may be transparent as they look before a colour, (height, width, 3)."""
-    opaque = pixels[..., 3:] / np.float32(255)
-    colours = pixels[..., :3] if multiplied else pixels[..., :3] * opaque
-    return np.minimum(colours + np.array(background, np.float32) * (1 - opaque), 255).round().astype(np.uint8)
 
 
 def _decoder(compression: int) -> Callable[[bytes, int], Any]:

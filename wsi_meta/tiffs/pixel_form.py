@@ -51,7 +51,7 @@ OTHER_COLOURS = {4: "MASK", 5: "SEPARATED", 8: "CIELAB", 9: "ICCLAB", 10: "ITULA
 JPEG_COLOURS = {RGB: "RGB", YCBCR: "YCbCr"}
 """Colours that JPEG tiles may have."""
 SAMPLES_ASKED = 9
-"""Tiles of each level that are asked for their colours, at most: so many only where they are damaged, or do not agree."""
+"""Tiles of each level that are asked for their colours, at most: one that is damaged does not say how the others are stored."""
 PNG, JPEG, EXIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"Exif\0\0"
 """How a PNG, a JPEG and the EXIF of one begin."""
 APP1, START_OF_SCAN = 0xE1, 0xDA
@@ -131,7 +131,7 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
 
 
 def spread(count: int) -> list[int]:
-    """Return the numbers of a few of so many tiles: one that is damaged does not say how the others are stored."""
+    """Return the numbers of a few of so many tiles, the first and the last among them."""
     return [int(number) for number in np.unique(np.linspace(0, count - 1, min(count, SAMPLES_ASKED)).astype(int))]
 
 

@@ -158,11 +158,13 @@ def _says_level(page: Page) -> bool:
     return (number_of(page, KIND) or 0) & (REDUCED | IS_MASK) == REDUCED
 
 
-def tile_grids(path: Path) -> dict[int, TileGrid]:
-    """Return the tiles of each tiled page of a TIFF, by the number of the page; empty for any other file."""
-    found = {}
+def tile_grids(path: Path, numbers: Sequence[int | None]) -> list[TileGrid | None]:
+    """Return the tiles of pages of a TIFF, by their numbers; None for None, for a page without tiles, and in any other file."""
+    found = dict[int, TileGrid]()
     with path.open("rb") as file:
-        for number, page in enumerate(pages_in(file)):
+        for number, page in enumerate(pages_in(file)) if any(asked is not None for asked in numbers) else ():
+            if number not in numbers:
+                continue
             width, height, *tile = (number_of(page, tag) or 0 for tag in (WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT))
             if not all((width, height, *tile)) or TILE_LENGTHS not in page:
                 continue
@@ -171,7 +173,7 @@ def tile_grids(path: Path) -> dict[int, TileGrid]:
             lengths = page[TILE_LENGTHS].values(file).astype(np.int64)[: planes * columns * rows]
             if len(lengths) == planes * columns * rows:
                 found[number] = TileGrid(tile[0], tile[1], columns, lengths.reshape(planes, -1))
-    return found
+    return [None if number is None else found.get(number) for number in numbers]
 
 
 def codecs_of(path: Path) -> list[str]:
