@@ -28,10 +28,10 @@ from PIL import Image
 from scan_limits import Window
 
 from wsi_meta.inference.allocator import tuned_memory
-from wsi_meta.readers.jpeg_tiff import find_levels
 from wsi_meta.readers.levels import LevelWindow, find_window
-from wsi_meta.readers.tiff_reader import TiledLevel
 from wsi_meta.slides.slide import Slide, open_slide
+from wsi_meta.stored_tiles.jpeg_tiff import find_levels
+from wsi_meta.stored_tiles.tile_form import TiledLevel
 from wsi_meta.tiling.grid import PatchGrid
 
 MODEL_MPP, HALO_PX = 0.972, 64

@@ -21,8 +21,8 @@ from wsi_meta.cohorts.batch import scan_batch, scan_slides
 from wsi_meta.cohorts.inputs import SlideInput, find_slides, read_scan_manifest
 from wsi_meta.cohorts.jobs import SlideSettings
 from wsi_meta.cohorts.request import Request
+from wsi_meta.dicom.series import WHOLE_SLIDE_IMAGE, dicom_series
 from wsi_meta.errors import DataError, OptionsError, SlideReadError
-from wsi_meta.files.dicom import WHOLE_SLIDE_IMAGE, dicom_series
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scanner import Scanner

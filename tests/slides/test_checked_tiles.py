@@ -14,8 +14,9 @@ from slide_files import overwrite, set_tile_tag, stored_tiles, texture, write_jp
 
 from wsi_meta.readers.openslide_reader import OpenSlideReader
 from wsi_meta.readers.reader import UnreadableRegionError
-from wsi_meta.readers.tiff_reader import TileCheck, TileForm
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.stored_tiles.tile_check import TileCheck
+from wsi_meta.stored_tiles.tile_form import TileForm
 
 CORNER = (70, 40)
 """Where an SCN's scanned area lies on its glass."""
@@ -157,7 +158,7 @@ def test_bytes_that_the_disk_does_not_give(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(TileCheck, "samples", lambda *_: ())
     slide = open_slide(path)
     with monkeypatch.context() as patch:
-        patch.setattr("wsi_meta.readers.tiff_reader._read", broken)
+        patch.setattr("wsi_meta.stored_tiles.tile_check.read_part", broken)
         with pytest.raises(UnreadableRegionError, match=r"s\.scn: cannot be decoded at x=100 y=100 level 0 \(.*output error\)"):
             slide.read_region(100, 100, 20, 20)
     slide.read_region(100, 100, 20, 20)

@@ -1,4 +1,4 @@
-"""DICOM slides: tiles that a file left out, and files of a series whatever their names."""
+"""DICOM slides: tiles that a file left out or that are damaged, and files of a series whatever their names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import imagecodecs
 import numpy as np
 import pytest
 from fuzzing.dicom import Writer, write_dicom
-from slide_files import texture
+from slide_files import overwrite, texture
 
 from wsi_meta.cohorts.inputs import find_slides
+from wsi_meta.dicom.frames import dicom_grids
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.dicom import dicom_grids
 from wsi_meta.files.slide_file import files_of_slide
+from wsi_meta.readers.openslide_reader import OpenSlideReader
 from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.slides.slide import open_slide
 
@@ -154,3 +155,42 @@ def test_files_of_a_series_without_an_ending_are_one_slide(tmp_path: Path) -> No
     path = write_two_levels(tmp_path / "s", names=("a", "b"))
     (found,) = find_slides([path, path.with_name("b")])
     assert (found.path, found.told) == (path, "2 DICOM files of one series are one slide")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("left_out", [(), [(0, 0)]])
+def test_damage_in_a_tile_that_openslide_passes_over(tmp_path: Path, listed: bool, left_out: list[tuple[int, int]]) -> None:
+    """Bytes that are others amid a tile: libjpeg only warns. The finer level lies in the second file."""
+    image = texture(SIDE, SIDE)
+    write_dicom(tmp_path / "a.dcm", np.ascontiguousarray(image[::2, ::2]), mpp=0.972, tile_px=32, listed=listed)
+    path = tmp_path / "b.dcm"
+    tile = write_dicom(path, image, mpp=0.486, listed=listed, left_out=left_out)[-11]
+    overwrite(path, tile.value + tile.length // 2, b"\n" * 60)
+    lenient = np.empty((TILE_PX, TILE_PX, 3), np.uint8)
+    OpenSlideReader(path).read_into(lenient, 0, TILE_PX, TILE_PX)
+    assert lenient.std() > 0, "it is read, to something else"
+    with open_slide(tmp_path / "a.dcm") as slide:
+        with pytest.raises(UnreadableRegionError, match=r"level 0 \(tile at row 1, column 1: Corrupt"):
+            slide.read_region(TILE_PX, TILE_PX, 10, 10)
+        slide.read_region(2 * TILE_PX, 0, 2 * TILE_PX, SIDE)
+        slide.read_region(0, 0, SIDE // 2, SIDE // 2, level=1)
+
+
+def test_a_tile_whose_head_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "s.dcm"
+    tile = write_dicom(path, texture(SIDE, SIDE), mpp=0.972, listed=True)[-2]
+    overwrite(path, tile.value - 4, (tile.length // 4 * 2).to_bytes(4, "little"))
+    with open_slide(path) as slide, pytest.raises(UnreadableRegionError, match="row 3, column 2: a tile whose own head"):
+        slide.read_region(SIDE - TILE_PX - 1, SIDE - 1, 1, 1)
+
+
+def test_tiles_that_cannot_be_looked_at_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """More frames than tiles, as a file of two focal planes has."""
+    path = tmp_path / "s.dcm"
+    write_dicom(path, texture(SIDE, SIDE), mpp=0.972, listed=True)
+    height = b"\x48\0\7\0UL\4\0"
+    stored = path.read_bytes().replace(height + SIDE.to_bytes(4, "little"), height + (SIDE // 2).to_bytes(4, "little"))
+    path.write_bytes(stored)
+    with open_slide(path) as slide:
+        assert slide.read_region(0, 0, SIDE, SIDE // 2).std() > 0
+    assert "damaged tiles of level 0 may show as tissue: it holds 16 frames; expected 8, one for each tile" in caplog.text

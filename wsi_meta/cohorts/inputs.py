@@ -12,9 +12,9 @@ from typing import Any
 
 from wsi_meta.annotations.tables import Row, path_in, read_table, refuse_twice
 from wsi_meta.cohorts.folders import first_seen, matches, may_hold_slides
+from wsi_meta.dicom.series import dicom_series
 from wsi_meta.errors import DataError, all_of, truth
 from wsi_meta.files.address import Address, SlidePath, real_slide_path, several, slide_name, slide_path
-from wsi_meta.files.dicom import dicom_series
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, is_mrxs_folder, may_have_parts, mrxs_of
 from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
 from wsi_meta.outputs.paths import as_path

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from wsi_meta.dicom.series import dicom_series
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import SlidePath, refuse_mangled
-from wsi_meta.files.dicom import dicom_series
 from wsi_meta.tiffs.structure import codecs_of, pages_of
 from wsi_meta.words import first_line
 

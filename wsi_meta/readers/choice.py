@@ -17,12 +17,12 @@ from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.files.zarr_folder import is_zarr
 from wsi_meta.readers.direct_reader import DecodersDisagreeError, DirectReader, OtherPixelsError
-from wsi_meta.readers.jpeg_tiff import NotPlainError
 from wsi_meta.readers.ome_tiff import OmeTiffReader
 from wsi_meta.readers.openslide_reader import OpenSlideReader, warn_of_damage
 from wsi_meta.readers.picture_reader import PICTURE_ENDINGS, TIFF_ENDINGS, PictureReader
 from wsi_meta.readers.reader import Reader
 from wsi_meta.readers.zarr_reader import ZarrReader
+from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError
 from wsi_meta.tiffs.pixel_form import OtherFormError
 from wsi_meta.tiffs.structure import has_sub_pages, is_plain_picture
 from wsi_meta.words import first_line

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.readers.jpeg_tiff import NotPlainError, find_levels
 from wsi_meta.readers.openslide_reader import OpenSlideReader
 from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.readers.tiff_reader import TiffReader
+from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError, find_levels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,10 +8,11 @@ from typing import Any
 
 from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
-from wsi_meta.readers.jpeg_tiff import NotPlainError, name_of, tiles_of
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios, um_per
 from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, StatedMpp
-from wsi_meta.readers.tiff_reader import DECODERS, TiffReader, TiledLevel
+from wsi_meta.readers.tiff_reader import TiffReader
+from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError, name_of, tiles_of
+from wsi_meta.stored_tiles.tile_form import DECODERS, TiledLevel
 from wsi_meta.tiffs.pixel_form import refuse_turned
 from wsi_meta.tiffs.tags import (
     ALPHA,

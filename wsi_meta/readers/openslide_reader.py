@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.dicom.frames import dicom_grids
+from wsi_meta.dicom.series import check_dicom
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.dicom import check_dicom, dicom_grids
 from wsi_meta.files.image_series import expect_one_in_tiff
 from wsi_meta.files.same_file import REPLACED, SameFile, SlideReplacedError, WatchedFile
 from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_opened
-from wsi_meta.readers.jpeg_tiff import NotPlainError, find_checked, find_levels
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
 from wsi_meta.readers.reader import Bounds, OpenedReader, UnreadableRegionError, before, undecodable
-from wsi_meta.readers.tiff_reader import TiffReader, TileCheck
+from wsi_meta.readers.tiff_reader import TiffReader
+from wsi_meta.stored_tiles.checked_tiles import find_checked
+from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError, find_levels
+from wsi_meta.stored_tiles.tile_check import TileCheck
 from wsi_meta.tiffs.level_pages import REDRAWN, level_pages
 from wsi_meta.tiffs.sparse_tiles import LeftOut, lacks_tiles
 from wsi_meta.tiffs.structure import check_forms, check_tiff, tile_grids
@@ -103,10 +106,10 @@ class OpenSlideReader(OpenedReader):
         Not where it reads most of a few tiles in spite of their bytes: then a writer has its own way.
         """
         vendor = str(self.properties.get("openslide.vendor"))
-        levels, reasons = find_checked(self.path, vendor, self.level_dimensions, self.scales.usable)
+        levels, reasons = find_checked(self.path, self.file, vendor, self.level_dimensions, self.scales.usable)
         for level, reason in reasons.items():
             logger.warning("%s: damaged tiles of level %d may show as tissue: %s; convert the slide", self.path, level, reason)
-        checked = TileCheck(self.file, levels)
+        checked = TileCheck(levels)
         sound, odd = 0, list[Exception]()
         for level, *place in checked.samples(SAMPLES):
             try:

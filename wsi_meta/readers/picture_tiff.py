@@ -9,10 +9,10 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one, pictures_of_tiff
-from wsi_meta.readers.jpeg_tiff import NotPlainError, name_of, tables_in
 from wsi_meta.readers.ome_tiff import mpp_of_page
 from wsi_meta.readers.reader import StatedMpp
-from wsi_meta.readers.tiff_reader import DECODERS, TileForm
+from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError, name_of, tables_in
+from wsi_meta.stored_tiles.tile_form import DECODERS, TileForm
 from wsi_meta.tiffs.pixel_form import other_colours, other_order, refuse_turned
 from wsi_meta.tiffs.tags import (
     ALPHA,

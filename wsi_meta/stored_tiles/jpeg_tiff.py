@@ -1,15 +1,14 @@
-"""Which TIFFs are plain: levels of JPEG tiles side by side; and where in the file each tile lies, also of others."""
+"""Which TIFFs are plain: levels of JPEG tiles side by side; and where in the file each tile lies."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsi_meta.files.image_series import ome_root
-from wsi_meta.readers.tiff_reader import CHECKED, JPEG2000, PlacedTiles, TiledLevel, TileForm
+from wsi_meta.stored_tiles.tile_form import JPEG2000, TiledLevel, TileForm
 from wsi_meta.tiffs.codestreams import tables_of
 from wsi_meta.tiffs.level_pages import VENDORS, level_pages
 from wsi_meta.tiffs.pixel_form import other_order
@@ -17,7 +16,7 @@ from wsi_meta.tiffs.sparse_tiles import lacks_tiles
 from wsi_meta.tiffs.tags import ALPHA_MULTIPLIED, CONTIGUOUS, DIFFERENCES, JPEG, RGB, SEPARATE, YCBCR
 from wsi_meta.words import first_line
 
-__all__ = ["NotPlainError", "find_checked", "find_levels", "name_of", "tables_in", "tiles_of"]
+__all__ = ["NotPlainError", "find_levels", "name_of", "tables_in", "tiles_of"]
 
 
 class NotPlainError(ValueError):
@@ -59,78 +58,6 @@ def find_levels(
     if vendor != "generic-tiff" and not sparse and lacks_tiles(levels):
         raise NotPlainError("tiles left out, which OpenSlide draws in its own way")
     return levels
-
-
-def find_checked(
-    path: Path, vendor: str, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
-) -> tuple[dict[int, list[PlacedTiles]], dict[int, str]]:
-    """Find the tiles of OpenSlide's levels whose bytes show damage that it passes over.
-
-    Parameters
-    ----------
-    path, vendor, level_dimensions, usable : as for :func:`find_levels`
-
-    Returns
-    -------
-    The tiles of each level, and why those of other levels cannot be looked at: of formats whose tiles lie in pages of a TIFF.
-    """
-    import tifffile
-
-    if vendor not in (*VENDORS, "leica"):
-        return {}, {}
-    found: dict[int, list[PlacedTiles]] = {level: [] for level in usable}
-    reasons: dict[int, str] = {}
-    places: Iterable[tuple[int, int | None, tuple[int, int]]] = ()
-    try:
-        with tifffile.TiffFile(path) as file:
-            if vendor == "leica":
-                places = list(_leica(file, level_dimensions, usable))
-            else:
-                numbers = level_pages(path, vendor, level_dimensions)
-                places = ((level, numbers[level], (0, 0)) for level in usable)
-            for level, number, corner in places:
-                try:
-                    found[level].append(_placed(file, number, corner))
-                except Exception as error:  # tifffile raises whatever odd tags lead to
-                    reasons[level] = first_line(error)
-    except Exception as error:
-        return {}, dict.fromkeys(usable, first_line(error))
-    return {level: pages for level, pages in found.items() if pages}, reasons
-
-
-def _placed(file: Any, number: int | None, corner: tuple[int, int]) -> PlacedTiles:
-    """Return the tiles of a page, and where in its level it lies; NotPlainError where their damage cannot be seen."""
-    if number is None:
-        raise NotPlainError("its page is not known")
-    page = file.pages[number]
-    if int(page.compression) not in CHECKED:
-        raise NotPlainError(f"tiles compressed with {name_of(page.compression)}")
-    if page.imagedepth != 1 or (page.compression == JPEG and page.samplesperpixel not in (1, 3)):
-        raise NotPlainError(f"{page.samplesperpixel} samples a pixel, depth {page.imagedepth}")
-    return PlacedTiles(tiles_of(page), (int(page.imagewidth), int(page.imagelength)), *corner)
-
-
-def _leica(
-    file: Any, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
-) -> Iterator[tuple[int, int, tuple[int, int]]]:
-    """Yield level, number of page and corner of an SCN's scanned areas, as OpenSlide composes them; its overview is none."""
-    root = ome_root(file.pages[0].description)
-    for collection in () if root is None else root.iterfind("{*}collection"):
-        glass = _numbers(collection, "sizeX", "sizeY")
-        for image in collection.iterfind("{*}image"):
-            if (view := image.find("{*}view")) is None or _numbers(view, "sizeX", "sizeY") == glass:
-                continue
-            for stored in image.iterfind("{*}pixels/{*}dimension"):
-                nm_per_px = _numbers(view, "sizeX")[0] / _numbers(stored, "sizeX")[0]
-                size = np.array(glass) / nm_per_px
-                corner = [int(offset / nm_per_px) for offset in _numbers(view, "offsetX", "offsetY")]
-                for level in usable if stored.get("z", "0") == "0" else ():
-                    if (np.abs(size - level_dimensions[level]) < 2).all():
-                        yield level, int(stored.attrib["ifd"]), (corner[0], corner[1])
-
-
-def _numbers(element: Any, *names: str) -> tuple[float, ...]:
-    return tuple(float(element.attrib[name]) for name in names)
 
 
 def _level(page: Any, also: Collection[int]) -> TiledLevel:
