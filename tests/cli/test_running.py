@@ -97,6 +97,17 @@ def test_logs_hold_all_and_the_hosts_logging_is_as_it_was(folder: Path, model: P
     assert run(*common, "-q", "-v").exit_code == 2
 
 
+def test_what_tifffile_says_is_not_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python shows warnings for which nobody has a handler, such as those of a library, as they are."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    tifffile = logging.getLogger("tifffile")
+    with running.console():
+        tifffile.warning("<tifffile.TiffPages @720> invalid offset")
+    assert capsys.readouterr().err == ""
+    tifffile.warning("<tifffile.TiffPages @720> invalid offset")
+    assert "invalid offset" in capsys.readouterr().err
+
+
 def test_a_scan_says_where_it_is_seen(folder: Path, model: Path) -> None:
     (folder / "my scans").mkdir()
     common = ("slides/a.tif", "--model", model, "--stride", 96, "--device", "cpu")

@@ -33,6 +33,7 @@ NAME = "{name}"
 """What stands in the name of a file to write for a store's name without .zarr."""
 
 logger = logging.getLogger("wsi_meta")
+tifffile = logging.getLogger("tifffile")
 log_json_option = click.option(
     "--log-json",
     type=options.NEW_FILE,
@@ -47,13 +48,18 @@ OPTIONS = (
 
 @contextmanager
 def console() -> Iterator[None]:
-    """Show the package's records on stderr while a command runs; after that the process's logging is as it was."""
-    handler, level = Console(logging.INFO), logger.level
+    """Show the package's records on stderr while a command runs; after that the process's logging is as it was.
+
+    What tifffile says of odd tags is not shown: what follows from it is told in lines of our own.
+    """
+    handler, level, unheard = Console(logging.INFO), logger.level, logging.NullHandler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    tifffile.addHandler(unheard)
     try:
         yield
     finally:
+        tifffile.removeHandler(unheard)
         logger.setLevel(level)
         logger.removeHandler(handler)
 

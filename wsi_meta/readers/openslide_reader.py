@@ -20,7 +20,7 @@ from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
 from wsi_meta.readers.reader import Bounds, OpenedReader, UnreadableRegionError, before, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader
-from wsi_meta.stored_tiles.checked_tiles import find_checked
+from wsi_meta.stored_tiles.checked_tiles import find_checked, tell_unchecked
 from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError, find_levels
 from wsi_meta.stored_tiles.tile_check import TileCheck
 from wsi_meta.tiffs.level_pages import REDRAWN, level_pages
@@ -107,8 +107,8 @@ class OpenSlideReader(OpenedReader):
         """
         vendor = str(self.properties.get("openslide.vendor"))
         levels, reasons = find_checked(self.path, self.file, vendor, self.level_dimensions, self.scales.usable)
-        for level, reason in reasons.items():
-            logger.warning("%s: damaged tiles of level %d may show as tissue: %s; convert the slide", self.path, level, reason)
+        for told in tell_unchecked(reasons):
+            logger.warning("%s: %s; convert the slide", self.path, told)
         checked = TileCheck(levels)
         sound, odd = 0, list[Exception]()
         for level, *place in checked.samples(SAMPLES):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from wsi_meta.files.image_series import ome_root
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.stored_tiles.dicom_tiles import find_frames
 from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError, name_of, tiles_of
+from wsi_meta.stored_tiles.ndpi_tiles import ndpi_pages, ndpi_tiles
 from wsi_meta.stored_tiles.tile_check import PlacedTiles
 from wsi_meta.stored_tiles.tile_form import CHECKED
 from wsi_meta.tiffs.level_pages import VENDORS, level_pages
-from wsi_meta.tiffs.tags import JPEG
+from wsi_meta.tiffs.tags import JPEG, is_tiff
 from wsi_meta.words import first_line
 
-__all__ = ["find_checked"]
+__all__ = ["find_checked", "tell_unchecked"]
+
+NDPI = "hamamatsu"
+"""OpenSlide's name of the maker of NDPI."""
 
 Checked = tuple[dict[int, list[PlacedTiles]], dict[int, str]]
 
@@ -35,14 +40,28 @@ def find_checked(
 
     Returns
     -------
-    The tiles of each level, and why those of other levels cannot be looked at: of DICOM, and of formats whose tiles lie in
-    pages of a TIFF.
+    The tiles of each level, and why those of other levels cannot be looked at: of DICOM, NDPI, and formats whose
+    tiles lie in pages of a TIFF.
     """
     if vendor == "dicom" and isinstance(file, SameFile):
         return find_frames((file, *file.beside), level_dimensions, usable)
-    if vendor in (*VENDORS, "leica"):
+    if vendor in (*VENDORS, "leica") or _is_ndpi(path, vendor):
         return _find_in_tiff(path, file, vendor, level_dimensions, usable)
     return {}, {}
+
+
+def tell_unchecked(reasons: Mapping[int, str]) -> Iterator[str]:
+    """Yield a line for each reason why tiles of some levels cannot be looked at."""
+    for reason in dict.fromkeys(reasons.values()):
+        levels = [str(level) for level, told in sorted(reasons.items()) if told == reason]
+        named = f"level{'s' * (len(levels) > 1)} {', '.join(levels)}"
+        yield f"damaged tiles of {named} may show as tissue: {reason}"
+
+
+def _is_ndpi(path: Path, vendor: str) -> bool:
+    """Tell whether a slide of Hamamatsu's is one TIFF; others name several files."""
+    with path.open("rb") as file:
+        return vendor == NDPI and is_tiff(file.read(4))
 
 
 def _find_in_tiff(
@@ -52,22 +71,37 @@ def _find_in_tiff(
 
     found: dict[int, list[PlacedTiles]] = {level: [] for level in usable}
     reasons: dict[int, str] = {}
-    places: Iterable[tuple[int, int | None, tuple[int, int]]] = ()
     try:
-        with tifffile.TiffFile(path) as opened:
-            if vendor == "leica":
-                places = list(_leica(opened, level_dimensions, usable))
-            else:
-                numbers = level_pages(path, vendor, level_dimensions)
-                places = ((level, numbers[level], (0, 0)) for level in usable)
-            for level, number, corner in places:
+        with tifffile.TiffFile(path, is_ndpi=vendor == NDPI) as opened:
+            for level, find in _finders(opened, path, file, vendor, level_dimensions, usable):
                 try:
-                    found[level].append(_placed(opened, number, file, corner))
+                    found[level].append(find())
                 except Exception as error:  # tifffile raises whatever odd tags lead to
                     reasons[level] = first_line(error)
     except Exception as error:
         return {}, dict.fromkeys(usable, first_line(error))
     return {level: pages for level, pages in found.items() if pages}, reasons
+
+
+def _finders(
+    opened: Any,
+    path: Path,
+    file: WatchedFile,
+    vendor: str,
+    level_dimensions: tuple[tuple[int, int], ...],
+    usable: Collection[int],
+) -> Iterator[tuple[int, Callable[[], PlacedTiles]]]:
+    """Yield levels, each with what finds the tiles of one of its pages."""
+    if vendor == NDPI:
+        for level, number, shrunk in ndpi_pages(opened, level_dimensions, usable):
+            yield level, partial(ndpi_tiles, opened, number, file, shrunk)
+    elif vendor == "leica":
+        for level, number, corner in list(_leica(opened, level_dimensions, usable)):
+            yield level, partial(_placed, opened, number, file, corner)
+    else:
+        numbers = level_pages(path, vendor, level_dimensions)
+        for level in usable:
+            yield level, partial(_placed, opened, numbers[level], file, (0, 0))
 
 
 def _placed(opened: Any, number: int | None, file: WatchedFile, corner: tuple[int, int]) -> PlacedTiles:

@@ -25,9 +25,12 @@ class PlacedTiles:
     """Which holds it."""
     left: int = 0
     top: int = 0
+    shrunk: int = 1
+    """By how much smaller the level shows it."""
 
     def touched(self, left: int, top: int, width: int, height: int) -> Iterator[tuple[int, int]]:
         """Return row and column of the stored tiles that a rectangle of the level touches."""
+        left, top, width, height = (self.shrunk * number for number in (left, top, width, height))
         first = max(0, left - self.left), max(0, top - self.top)
         last = min(self.size[0], left + width - self.left), min(self.size[1], top + height - self.top)
         if first[0] < last[0] and first[1] < last[1]:
@@ -35,6 +38,11 @@ class PlacedTiles:
             for row, col in product(range(rows.start, rows.stop), range(cols.start, cols.stop)):
                 if self.tiles.lengths[self.tiles.number(row, col)]:
                     yield row, col
+
+    def shown(self, left: int, top: int, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return where the level shows a rectangle of the page, in whole pixels within it."""
+        first = -(-left // self.shrunk), -(-top // self.shrunk)
+        return *first, (left + width) // self.shrunk - first[0], (top + height) // self.shrunk - first[1]
 
 
 class TileCheck:
@@ -69,7 +77,7 @@ class TileCheck:
                     row, col = divmod(int(busiest_first[rank]), tiles.columns)
                     left, top = col * tiles.tile_width, row * tiles.tile_height
                     sides = min(tiles.tile_width, page.size[0] - left), min(tiles.tile_height, page.size[1] - top)
-                    yield level, page.left + left, page.top + top, *sides
+                    yield level, *page.shown(page.left + left, page.top + top, *sides)
 
     def close(self) -> None:
         """Close the files as soon as the reads of other threads have ended. A later read opens them again."""
