@@ -188,6 +188,12 @@ def test_a_writer_with_its_own_way_is_believed(tmp_path: Path, caplog: pytest.Lo
     with open_slide(path) as slide:
         assert np.array_equal(slide.read_region(0, 0, 512, 512), sound)
     assert "may show damage as tissue (tile at row" in caplog.text
+    offset, length = stored_tiles(path)[3]
+    overwrite(path, offset + length // 2, bytes(60))
+    with open_slide(path) as slide:
+        with pytest.raises(UnreadableRegionError, match=r"row 1, column 1: a JPEG with a run of zeros"):
+            slide.read_region(300, 300, 20, 20)
+        assert np.array_equal(slide.read_region(0, 0, 256, 512), sound[:, :256][:512])
 
 
 @pytest.mark.parametrize(("colours", "told"), [("rgb", "row 1, column 1 was lost"), ("ycbc", "they cannot be looked at")])

@@ -103,7 +103,7 @@ class OpenSlideReader(OpenedReader):
     def check_tiles(self) -> None:
         """From now on look at the bytes of tiles before OpenSlide, which passes over damage, is asked for their pixels.
 
-        Not where it reads most of a few tiles in spite of their bytes: then a writer has its own way.
+        Where it reads most of a few tiles in spite of their bytes, a writer has its own way: the like is passed over.
         """
         vendor = str(self.properties.get("openslide.vendor"))
         levels, reasons = find_checked(self.path, self.file, vendor, self.level_dimensions, self.scales.usable)
@@ -121,8 +121,8 @@ class OpenSlideReader(OpenedReader):
                 odd += [error] if self._decodes(level, *place) else []
         if len(odd) > max(sound, FEWER):
             warn_of_damage(self.path, odd[0])
-        else:
-            self._checked = checked
+            checked.pass_over(odd, FEWER + 1)
+        self._checked = checked
 
     def read_into(self, region: NDArray[np.uint8], level: int, left: int, top: int) -> None:
         """Fill an array (height, width, 3) with the pixels at (left, top) of a level; all of it lies in the level.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -12,6 +14,8 @@ from wsi_meta.files.same_file import OpenFile, WatchedFile
 from wsi_meta.stored_tiles.tile_form import TiledLevel, read_part
 
 __all__ = ["PlacedTiles", "TileCheck"]
+
+NUMBER = re.compile(r"0x[0-9a-f]+|\d[\d,]*")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class TileCheck:
     def __init__(self, levels: Mapping[int, Sequence[PlacedTiles]]) -> None:
         self._levels = levels
         self._opened: dict[int, OpenFile] = {}
+        self._passed: set[str] = set()
         self._sound = {level: [np.zeros(len(page.tiles.lengths), bool) for page in pages] for level, pages in levels.items()}
 
     def refuse_damaged(self, level: int, left: int, top: int, width: int, height: int) -> None:
@@ -65,6 +70,11 @@ class TileCheck:
                 if not sound[number := page.tiles.number(row, col)]:
                     self._check(page, row, col)
                     sound[number] = True
+
+    def pass_over(self, errors: Iterable[Exception], least: int) -> None:
+        """From now on pass over what so many of these say of tiles, or else any of them; other damage is refused as before."""
+        said = Counter(_complaint(str(error).partition(": ")[2]) for error in errors if isinstance(error, ValueError))
+        self._passed = {told for told, count in said.items() if count >= least} or set(said)
 
     def samples(self, most: int) -> Iterator[tuple[int, int, int, int, int]]:
         """Return where some of the busier tiles of each page lie: level, left, top, width, height."""
@@ -92,4 +102,10 @@ class TileCheck:
             try:
                 page.tiles.form.check(stored)
             except ValueError as error:
-                raise ValueError(f"tile at row {row}, column {col}: {error}") from error
+                if _complaint(str(error)) not in self._passed:
+                    raise ValueError(f"tile at row {row}, column {col}: {error}") from error
+
+
+def _complaint(told: str) -> str:
+    """Return what an error says, without its numbers."""
+    return NUMBER.sub("", told)
