@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from slide_files import write_jpeg_slide
 
 from fuzzing.dicom import Element, write_dicom
+from fuzzing.ndpi import write_ndpi
 from wsi_meta.demo.pyramid_writer import halved
 
 __all__ = ["KINDS", "Field", "Parts", "SoundSlide", "draw_tissue", "write_sound"]
@@ -22,6 +23,9 @@ SHAPE = (448, 512)
 MPPS = (0.972, 0.486, 0.4)
 """The model's resolution, one that has it as level 1, and one of which level 0 is averaged down."""
 SCANNER = "Aperio Image Library v11.2.1 \n{width}x{height} (64x64) JPEG/RGB Q=90|AppMag = 20|MPP = {mpp}|Left = 1.5|Title = t"
+
+ENDINGS = {"svs": ".svs", "dicom": ".dcm", "ndpi": ".ndpi"}
+"""How files are called whose kind has a name of its own."""
 
 Rng = np.random.Generator
 
@@ -77,7 +81,7 @@ def write_sound(folder: Path, rng: Rng) -> SoundSlide:
     kind = str(rng.choice(list(KINDS)))
     mpp, image = float(rng.choice(MPPS)), draw_tissue(rng)
     folder.mkdir()
-    path = folder / f"slide{'.svs' if kind == 'svs' else '.dcm' if kind == 'dicom' else '.tif'}"
+    path = folder / f"slide{ENDINGS.get(kind, '.tif')}"
     return SoundSlide(path, kind, mpp, KINDS[kind](path, image, mpp))
 
 
@@ -143,6 +147,10 @@ def _dicom(path: Path, image: NDArray[np.uint8], mpp: float) -> Parts:
     return Parts(tiles=tuple(tiles), elements=tuple(elements))
 
 
+def _ndpi(path: Path, image: NDArray[np.uint8], mpp: float) -> Parts:
+    return _tiff_parts(write_ndpi(path, _levels(image), mpp=mpp))
+
+
 KINDS: dict[str, Callable[[Path, NDArray[np.uint8], float], Parts]] = {
     "jpeg": _jpeg,
     "shared": _shared,
@@ -152,6 +160,7 @@ KINDS: dict[str, Callable[[Path, NDArray[np.uint8], float], Parts]] = {
     "deflate": _deflate,
     "lzw": _lzw,
     "dicom": _dicom,
+    "ndpi": _ndpi,
 }
 """What writes each kind of slide."""
 

@@ -51,7 +51,7 @@ def find_frames(
                 continue
             tiles = _tiles(opened)
             if isinstance(tiles, TiledLevel):
-                found[level] = [PlacedTiles(tiles, opened.sides[:2], file)]
+                found.setdefault(level, []).append(PlacedTiles(tiles, opened.sides[:2], file))
                 reasons.pop(level, None)
             elif tiles is None:
                 reasons.pop(level, None)
