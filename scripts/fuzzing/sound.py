@@ -142,7 +142,7 @@ def _lossless(path: Path, image: NDArray[np.uint8], mpp: float, compression: str
 
 
 def _dicom(path: Path, image: NDArray[np.uint8], mpp: float) -> Parts:
-    elements = write_dicom(path, image, mpp=mpp, tile_px=TILE_PX)
+    elements = write_dicom(path, image, mpp=mpp, tile_px=TILE_PX, listed=mpp < MPPS[0])
     tiles = [(part.value, part.length) for part in elements[-(image.shape[0] // TILE_PX) * (image.shape[1] // TILE_PX) :]]
     return Parts(tiles=tuple(tiles), elements=tuple(elements))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from slide_files import overwrite, texture
 from wsi_meta.readers.openslide_reader import OpenSlideReader
 from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.stored_tiles.ndpi_tiles import ndpi_tiles
 
 SIDE = 512
 
@@ -85,3 +88,29 @@ def test_parts_whose_places_the_file_does_not_list(tmp_path: Path, caplog: pytes
         "damaged tiles of levels 0, 1, 2, 3, 4 may show as tissue: it does not say where the parts of its JPEG lie"
         in caplog.text
     )
+
+
+def test_places_of_parts_beyond_4_gib() -> None:
+    """Older files list 32 bits of each; the last part ends where the strip does."""
+    base, starts, end = 1000, np.array([700, 2**32 - 100, 2**32 + 90, 2**33 - 50, 2**33 + 10]), 2**33 + 30
+    listed = starts % 2**32
+    page = SimpleNamespace(
+        imagewidth=64,
+        imagelength=40,
+        tilewidth=64,
+        tilelength=8,
+        samplesperpixel=3,
+        planarconfig=1,
+        compression=7,
+        photometric=6,
+        predictor=1,
+        fillorder=1,
+        extrasamples=(),
+        jpegtables=None,
+        jpegheader=b"\xff\xd8",
+        dataoffsets=base + listed,
+        databytecounts=np.diff(listed, append=end),
+    )
+    found = ndpi_tiles(SimpleNamespace(pages=[page]), 0, Mock(size=2**34), 1).tiles
+    assert np.array_equal(found.offsets[0] - base, starts)
+    assert np.array_equal(found.lengths, np.diff(starts, append=end))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+import numpy as np
 
 from wsi_meta.files.same_file import WatchedFile
 from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError, name_of, tiles_of
@@ -20,6 +22,8 @@ SHRUNK = (1, 2, 4, 8)
 """How many times smaller than a page libjpeg may decode it; OpenSlide makes coarser levels so."""
 END, RESTARTS = b"\xff\xd9", tuple(bytes((0xFF, number)) for number in range(0xD0, 0xD8))
 """The end of a JPEG, and what ends each of its parts but the last."""
+
+WRAP = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,17 @@ def ndpi_tiles(opened: Any, number: int | None, file: WatchedFile, shrunk: int) 
         raise NotPlainError(f"{page.samplesperpixel} samples a pixel, compressed with {name_of(page.compression)}")
     if not page.jpegheader:
         raise NotPlainError("it does not say where the parts of its JPEG lie")
-    tiles = tiles_of(page)
+    tiles = _unwrapped(tiles_of(page), file.size)
     said = {one.name: getattr(tiles.form, one.name) for one in fields(TileForm)}
-    form = PartForm(**said, header=bytes(page.jpegheader))
-    level = TiledLevel(tiles.tile_width, tiles.tile_height, tiles.columns, tiles.plane_lengths, tiles.offsets, form)
-    return PlacedTiles(level, (int(page.imagewidth), int(page.imagelength)), file, shrunk=shrunk)
+    tiles = replace(tiles, form=PartForm(**said, header=bytes(page.jpegheader)))
+    return PlacedTiles(tiles, (int(page.imagewidth), int(page.imagelength)), file, shrunk=shrunk)
+
+
+def _unwrapped(tiles: TiledLevel, file_bytes: int) -> TiledLevel:
+    """Return tiles at their true places: older files list only the lower 32 bits, from which they begin again at 0."""
+    if file_bytes <= WRAP:
+        return tiles
+    again = np.cumsum(np.diff(tiles.offsets, prepend=tiles.offsets[:, :1]) < 0, axis=1) * WRAP
+    offsets = tiles.offsets + again
+    end = offsets[:, -1:] + tiles.plane_lengths[:, -1:] % WRAP
+    return replace(tiles, offsets=offsets, plane_lengths=np.diff(offsets, append=end))
