@@ -149,6 +149,10 @@ def test_what_lies_beside_a_series_is_none_of_it(tmp_path: Path) -> None:
     both.write_bytes(b"II*\0" + path.read_bytes()[4:])
     assert files_of_slide(path) == [path, path.with_name("b.dcm")]
     assert files_of_slide(both) == [both]
+    with pytest.raises(SlideReadError, match=r"a\.dcm: beside it lies pipe, a pipe or device, from which OpenSlide would"):
+        open_slide(path)
+    path.with_name("pipe").unlink()
+    open_slide(path).close()
 
 
 def test_files_of_a_series_without_an_ending_are_one_slide(tmp_path: Path) -> None:

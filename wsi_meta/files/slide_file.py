@@ -9,7 +9,7 @@ from wsi_meta.dicom.series import dicom_series
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import SlidePath, refuse_mangled
 from wsi_meta.tiffs.structure import codecs_of, pages_of
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, printable
 
 __all__ = [
     "SLIDE_EXTENSIONS",
@@ -133,6 +133,8 @@ def files_of_slide(path: Path, *, read: bool = False) -> list[Path]:
     ------
     OSError
         when it is not there.
+    SlideReadError
+        when it is a DICOM slide to be read, and a pipe lies beside it.
     """
     ending, beside = path.suffix.lower(), list[Path]()
     path.stat()
@@ -144,7 +146,19 @@ def files_of_slide(path: Path, *, read: bool = False) -> list[Path]:
         beside = [path.with_name(name) for name in named if Path(name).name == name and path.with_name(name).is_file()]
     elif (series := dicom_series(path)) is not None:  # of any name, as OpenSlide finds them
         beside = [file for file in path.parent.iterdir() if dicom_series(file) == series]
+        if read:
+            _refuse_pipes(path)
     return [path, *sorted(set(beside) - {path})]
+
+
+def _refuse_pipes(path: Path) -> None:
+    """Refuse a DICOM slide beside which a pipe or a terminal lies: OpenSlide opens all that lies there."""
+    for entry in path.parent.iterdir():
+        if entry.is_fifo() or entry.is_char_device():
+            raise SlideReadError(
+                f"{path}: beside it lies {printable(entry.name)}, a pipe or device, from which OpenSlide would wait for ever; "
+                "expected only files in the folder of a DICOM slide; move one of them away"
+            )
 
 
 def may_have_parts(slide: SlidePath) -> bool:
