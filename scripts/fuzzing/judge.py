@@ -102,7 +102,7 @@ def what_is_wrong(heatmap: Heatmap, seen: dict[float, NDArray[np.uint8]], sound:
     pictures = [*sound, *now]
     if (grid.width, grid.height) not in {picture.extent for picture in pictures}:
         return f"the slide is said to be {grid.width} x {grid.height} px"
-    if not any(abs(grid.slide_mpp - mpp) <= SAME_MPP * mpp for mpp in (picture.mpp for picture in pictures) if mpp):
+    if not any(abs(grid.slide_mpp - mpp) <= SAME_MPP * mpp for mpp in _mpps((grid.width, grid.height), sound, now)):
         return f"{grid.slide_mpp} um per pixel"
     if (np.isfinite(probability) != (status == Status.SCANNED)).any():
         return "values where nothing was scanned, or none where something was"
@@ -118,6 +118,12 @@ def what_is_wrong(heatmap: Heatmap, seen: dict[float, NDArray[np.uint8]], sound:
     if wrong := cells[~same.all((1, 2))].tolist():
         return f"{len(wrong)} of {len(cells)} scanned cells show other pixels, first {wrong[0]}"
     return _left_out(heatmap, sound, now)
+
+
+def _mpps(extent: tuple[int, int], sound: Sequence[Picture], now: Sequence[Picture]) -> set[float]:
+    """Return the pixel sizes that a map may have; where the finest level is lost, that of the level which is then read."""
+    finest = {picture.mpp * picture.downsample for picture in sound if picture.mpp and picture.pixels.shape[1::-1] == extent}
+    return finest | {picture.mpp for picture in (*sound, *now) if picture.mpp}
 
 
 def _left_out(heatmap: Heatmap, sound: list[Picture], now: list[Picture]) -> str:
