@@ -66,6 +66,12 @@ class DicomLevel:
         width, height, tile_width, tile_height = (int.from_bytes(self.header.said.get(code, b"\0"), "little") for code in SIDES)
         return width, height, tile_width, tile_height
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of tiles; only where all sides are known."""
+        width, height, tile_width, tile_height = self.sides
+        return -(-height // tile_height), -(-width // tile_width)
+
     def frames(self) -> FramePlaces | None:
         """Return where the file says that its frames lie; None where they are not compressed."""
         compressed = self.header.said.get(SYNTAX, b"").startswith(COMPRESSED)
@@ -79,10 +85,9 @@ class DicomLevel:
 
     def numbers(self) -> NDArray[np.int64] | None:
         """Return which tile of the level each frame is, row by row; None where they do not lie side by side from the corner."""
-        width, height, *tile = self.sides
         if not all(self.sides):
             return None
-        rows, columns = -(-height // tile[1]), -(-width // tile[0])
+        (rows, columns), tile = self.shape, self.sides[2:]
         places, organization = self._corners(), self.header.said.get(ORGANIZATION, b"")
         if organization == b"TILED_FULL" or (not len(places) and not organization):
             return np.arange(rows * columns)
@@ -156,7 +161,8 @@ def dicom_grids(paths: Iterable[Path]) -> dict[tuple[int, int], TileGrid]:
         with open_level(path) as level:
             if level is not None and (numbers := level.numbers()) is not None:
                 width, height, *tile = level.sides
-                counts = np.zeros((1, -(-height // tile[1]) * -(-width // tile[0])), np.int64)
+                rows, columns = level.shape
+                counts = np.zeros((1, rows * columns), np.int64)
                 counts[0, numbers] = 1
-                found[width, height] = TileGrid(tile[0], tile[1], -(-width // tile[0]), counts)
+                found[width, height] = TileGrid(tile[0], tile[1], columns, counts)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from wsi_meta.dicom.series import dicom_series
@@ -145,15 +146,16 @@ def files_of_slide(path: Path, *, read: bool = False) -> list[Path]:
         named = re.findall(r"=\s*(\S.*?)\s*$", path.read_text(errors="replace"), re.MULTILINE)
         beside = [path.with_name(name) for name in named if Path(name).name == name and path.with_name(name).is_file()]
     elif (series := dicom_series(path)) is not None:  # of any name, as OpenSlide finds them
-        beside = [file for file in path.parent.iterdir() if dicom_series(file) == series]
+        entries = list(path.parent.iterdir())
         if read:
-            _refuse_pipes(path)
+            _refuse_pipes(path, entries)
+        beside = [file for file in entries if dicom_series(file) == series]
     return [path, *sorted(set(beside) - {path})]
 
 
-def _refuse_pipes(path: Path) -> None:
+def _refuse_pipes(path: Path, entries: Iterable[Path]) -> None:
     """Refuse a DICOM slide beside which a pipe or a terminal lies: OpenSlide opens all that lies there."""
-    for entry in path.parent.iterdir():
+    for entry in entries:
         if entry.is_fifo() or entry.is_char_device():
             raise SlideReadError(
                 f"{path}: beside it lies {printable(entry.name)}, a pipe or device, from which OpenSlide would wait for ever; "

@@ -14,7 +14,7 @@ from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.stored_tiles.dicom_tiles import find_frames
 from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError, name_of, tiles_of
 from wsi_meta.stored_tiles.ndpi_tiles import ndpi_pages, ndpi_tiles
-from wsi_meta.stored_tiles.tile_check import PlacedTiles
+from wsi_meta.stored_tiles.tile_check import Checked, PlacedTiles
 from wsi_meta.stored_tiles.tile_form import CHECKED
 from wsi_meta.tiffs.level_pages import VENDORS, level_pages
 from wsi_meta.tiffs.tags import JPEG, is_tiff
@@ -24,8 +24,6 @@ __all__ = ["find_checked", "tell_unchecked"]
 
 NDPI = "hamamatsu"
 """OpenSlide's name of the maker of NDPI."""
-
-Checked = tuple[dict[int, list[PlacedTiles]], dict[int, str]]
 
 
 def find_checked(
@@ -45,7 +43,7 @@ def find_checked(
     """
     if vendor == "dicom" and isinstance(file, SameFile):
         return find_frames((file, *file.beside), level_dimensions, usable)
-    if vendor in (*VENDORS, "leica") or _is_ndpi(path, vendor):
+    if vendor in (*VENDORS, "leica") or (vendor == NDPI and _is_one_tiff(path)):
         return _find_in_tiff(path, file, vendor, level_dimensions, usable)
     return {}, {}
 
@@ -58,10 +56,10 @@ def tell_unchecked(reasons: Mapping[int, str]) -> Iterator[str]:
         yield f"damaged tiles of {named} may show as tissue: {reason}"
 
 
-def _is_ndpi(path: Path, vendor: str) -> bool:
+def _is_one_tiff(path: Path) -> bool:
     """Tell whether a slide of Hamamatsu's is one TIFF; others name several files."""
     with path.open("rb") as file:
-        return vendor == NDPI and is_tiff(file.read(4))
+        return is_tiff(file.read(4))
 
 
 def _find_in_tiff(
@@ -96,7 +94,7 @@ def _finders(
         for level, number, shrunk in ndpi_pages(opened, level_dimensions, usable):
             yield level, partial(ndpi_tiles, opened, number, file, shrunk)
     elif vendor == "leica":
-        for level, number, corner in list(_leica(opened, level_dimensions, usable)):
+        for level, number, corner in _leica(opened, level_dimensions, usable):
             yield level, partial(_placed, opened, number, file, corner)
     else:
         numbers = level_pages(path, vendor, level_dimensions)

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_meta.dicom.frames import ITEM, ITEM_HEAD_BYTES, DicomLevel, open_level
 from wsi_meta.files.same_file import SameFile
-from wsi_meta.stored_tiles.tile_check import PlacedTiles
+from wsi_meta.stored_tiles.tile_check import Checked, PlacedTiles
 from wsi_meta.stored_tiles.tile_form import TiledLevel, TileForm
 from wsi_meta.tiffs.tags import YCBCR
 
@@ -28,9 +28,7 @@ class FrameForm(TileForm):
         super().check(frame)
 
 
-def find_frames(
-    files: Iterable[SameFile], level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
-) -> tuple[dict[int, list[PlacedTiles]], dict[int, str]]:
+def find_frames(files: Iterable[SameFile], level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]) -> Checked:
     """Find the tiles of OpenSlide's levels.
 
     Parameters
@@ -71,10 +69,8 @@ def _tiles(level: DicomLevel) -> TiledLevel | str | None:
     parts = frames.parts()
     if len(parts) - 1 != len(numbers):
         return f"it holds {len(parts) - 1:,} frames; expected {len(numbers):,}, one for each tile"
-    width, height, *tile = level.sides
-    columns = -(-width // tile[0])
-    offsets = np.zeros(columns * -(-height // tile[1]), np.int64)
-    lengths = offsets.copy()
+    (rows, columns), (*_, tile_width, tile_height) = level.shape, level.sides
+    offsets, lengths = np.zeros((2, rows * columns), np.int64)
     offsets[numbers], lengths[numbers] = parts[:-1], np.diff(parts)
-    form = FrameForm(tile[0], tile[1], level.codec, colours=level.colours or YCBCR)
-    return TiledLevel(tile[0], tile[1], columns, lengths[None], offsets[None], form)
+    form = FrameForm(tile_width, tile_height, level.codec, colours=level.colours or YCBCR)
+    return TiledLevel(tile_width, tile_height, columns, lengths[None], offsets[None], form)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,7 @@ def ndpi_tiles(opened: Any, number: int | None, file: WatchedFile, shrunk: int) 
     if not page.jpegheader:
         raise NotPlainError("it does not say where the parts of its JPEG lie")
     tiles = _unwrapped(tiles_of(page), file.size)
-    said = {one.name: getattr(tiles.form, one.name) for one in fields(TileForm)}
-    tiles = replace(tiles, form=PartForm(**said, header=bytes(page.jpegheader)))
+    tiles = replace(tiles, form=PartForm(**vars(tiles.form), header=bytes(page.jpegheader)))
     return PlacedTiles(tiles, (int(page.imagewidth), int(page.imagelength)), file, shrunk=shrunk)
 
 

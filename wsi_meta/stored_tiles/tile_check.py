@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 
 from wsi_meta.files.same_file import OpenFile, WatchedFile
 from wsi_meta.stored_tiles.tile_form import TiledLevel, read_part
 
-__all__ = ["PlacedTiles", "TileCheck"]
+__all__ = ["Checked", "PlacedTiles", "TileCheck"]
 
 NUMBER = re.compile(r"0x[0-9a-f]+|\d[\d,]*")
 
@@ -47,6 +48,10 @@ class PlacedTiles:
         """Return where the level shows a rectangle of the page, in whole pixels within it."""
         first = -(-left // self.shrunk), -(-top // self.shrunk)
         return *first, (left + width) // self.shrunk - first[0], (top + height) // self.shrunk - first[1]
+
+
+Checked: TypeAlias = tuple[dict[int, list[PlacedTiles]], dict[int, str]]
+"""The tiles of each level that can be looked at, and why those of other levels cannot."""
 
 
 class TileCheck:
