@@ -24,6 +24,7 @@ ORDER = (
     "stored_tiles",
     "readers",
     "slides",
+    "masks",
     "annotations",
     "tiling",
     "quality",

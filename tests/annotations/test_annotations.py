@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -17,7 +14,6 @@ from matplotlib.path import Path as MatplotlibPath
 from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
-from wsi_meta.annotations.masks import read_mask, tumor_squares
 from wsi_meta.annotations.outlines import Annotations, Outline, fill_outlines, read_annotations
 from wsi_meta.errors import DataError
 
@@ -345,134 +341,6 @@ def test_an_xml_bomb_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bomb.xml").write_text(f'<!DOCTYPE a [<!ENTITY e0 "ha">{entities}]><a>&e9;</a>')
     with pytest.raises(DataError, match=r"bomb\.xml.*amplification"):
         read_annotations(tmp_path / "bomb.xml")
-
-
-def _write_mask(path: Path, mask: NDArray[np.uint8], *, levels: int = 1) -> Path:
-    with tifffile.TiffWriter(path) as file:
-        for level in range(levels):
-            settings: Any = {"subfiletype": 1} if level else {"subifds": levels - 1}
-            step = 2**level  # the value under the centre, as everywhere here
-            file.write(
-                mask[step // 2 :: step, step // 2 :: step],
-                tile=(64, 64),
-                compression="lzw",
-                photometric="minisblack",
-                **settings,
-            )
-    return path
-
-
-@pytest.mark.parametrize("value", [1, 255])
-def test_mask_tiff(tmp_path: Path, caplog: pytest.LogCaptureFixture, value: int) -> None:
-    drawn = Annotations((Outline(_square(100, 200, 300)), Outline(_square(600, 40, 100))))
-    mask = drawn.mask((700, 900), 1).astype(np.uint8) * value
-    for levels in (1, 4):
-        path = _write_mask(tmp_path / f"{levels}.tif", mask, levels=levels)
-        for downsample in (1, 8, 32):
-            found = read_mask(path, downsample)
-            assert found.shape == tuple(math.ceil(length / downsample - 0.5) for length in (700, 900))
-            # the eighth, the coarsest level stored, has every fourth pixel's value from half of its own pixel further on
-            exact = downsample < 32 or levels == 1
-            assert (found != drawn.mask(found.shape, downsample)).sum() <= (0 if exact else 20)
-    assert not caplog.messages
-    small = _write_mask(tmp_path / "small.tif", mask[16::32, 16::32])
-    cases: list[dict[str, Any]] = [{"first_downsample": 32}, {"first_downsample": None, "extent": (900, 700)}]
-    for told in cases:
-        np.testing.assert_array_equal(read_mask(small, 32, **told), read_mask(tmp_path / "1.tif", 32))
-
-
-@pytest.mark.parametrize("compression", ["lzw", None])
-@pytest.mark.parametrize("kept", [0, 0.5])
-def test_levels_that_a_converter_left_empty_are_not_believed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, compression: str | None, kept: float
-) -> None:
-    mask = Annotations((Outline(_square(100, 500, 900)), Outline(_square(1300, 40, 100)))).mask((1500, 1700), 1)
-    alone = _write_mask(tmp_path / "alone.tif", mask.view(np.uint8) * 255)
-    with tifffile.TiffWriter(tmp_path / "died.tif") as file:
-        for step in (1, 2, 4, 8):
-            level = mask.view(np.uint8)[step // 2 :: step, step // 2 :: step] * 255
-            level[round(kept * len(level)) if step > 2 else len(level) :] = 0
-            settings: Any = {"subfiletype": 1} if step > 1 else {"subifds": 3}
-            file.write(level, tile=(64, 64), compression=compression, photometric="minisblack", **settings)
-    np.testing.assert_array_equal(read_mask(tmp_path / "died.tif", 32), read_mask(alone, 32))
-    assert [message.partition("says")[0] for message in caplog.messages] == [
-        f"{tmp_path}/died.tif: level {level} " for level in (3, 2)
-    ]
-    squares = tumor_squares(tmp_path / "died.tif", (1700, 1500), 8, 4)
-    np.testing.assert_array_equal(squares, tumor_squares(alone, (1700, 1500), 8, 4))
-
-
-@pytest.mark.parametrize(("width", "strip", "least", "most"), [(5440, 3200, 0, 0), (640, 1, 0.2, 0.7)])
-def test_a_mask_in_strips_is_compared_with_its_levels_in_some_places(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, strip: int, least: float, most: float
-) -> None:
-    mask = np.zeros((3200, width), np.uint8)
-    mask[:, 300:500] = mask[::7, 100:200] = 255
-    with tifffile.TiffWriter(tmp_path / "strips.tif") as file:
-        for step in (1, 2, 4, 8, 16, 32):
-            kept: Any = {"rowsperstrip": strip, "compression": "zlib", "photometric": "minisblack", "metadata": None}
-            file.write(mask[::step, ::step], subfiletype=int(step > 1), **kept)
-    read, taken = [], zarr.Array.__getitem__
-
-    def take(array: Any, part: Any) -> Any:
-        values = taken(array, part)
-        read.append(np.size(values) if array.shape == mask.shape else 0)
-        return values
-
-    monkeypatch.setattr(zarr.Array, "__getitem__", take)
-    assert read_mask(tmp_path / "strips.tif", 32).shape == (100, width // 32)
-    assert least <= sum(read) / mask.size <= most
-
-
-def test_values_of_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    mask = np.zeros((64, 64), np.uint8)
-    assert not read_mask(_write_mask(tmp_path / "empty.tif", mask), 1).any()
-    mask[:8] = 2
-    with pytest.raises(DataError, match=r"two\.tif: values up to 2"):
-        read_mask(_write_mask(tmp_path / "two.tif", mask), 1)
-    mask[8:16] = 1
-    assert not caplog.messages
-    assert read_mask(_write_mask(tmp_path / "both.tif", mask), 1).sum() == 8 * 64, "1 is tumor, 2 normal"
-    assert "both.tif: holds 1 and 2: 1 counts as tumor, 2 as normal tissue" in caplog.text
-    caplog.clear()
-    mask[16:24] = 255
-    with pytest.raises(DataError, match=r"all\.tif: holds 255 and 1, each of which may mean tumor"):
-        read_mask(_write_mask(tmp_path / "all.tif", mask), 1)
-    with pytest.raises(DataError, match=r"nan\.tif: values NaN, 0, 1; expected a mask that is 255"):
-        read_mask(_write_mask(tmp_path / "nan.tif", np.where(mask == 2, np.nan, mask == 1).astype(np.float32)), 1)
-    mask[8:16] = 0
-    assert read_mask(_write_mask(tmp_path / "rest.tif", mask), 1).sum() == 8 * 64, "255 is tumor, 2 normal"
-    assert not caplog.messages
-    with pytest.raises(DataError, match=r"two\.tif: pixels 32 times as large as asked"):
-        read_mask(tmp_path / "two.tif", 1, first_downsample=32)
-    (tmp_path / "text.tif").write_text("no TIFF")
-    for name, told in (("text.tif", "not a mask"), ("gone.tif", "no such file; expected a TIFF")):
-        with pytest.raises(DataError, match=f"{name}: {told}"):
-            read_mask(tmp_path / name, 1)
-
-
-@pytest.mark.parametrize("coarser", [1.005, 1.02881, 1.05])
-def test_a_mask_may_be_as_coarse_as_a_slide_may_be(tmp_path: Path, coarser: float) -> None:
-    """It is as large as its slide, so there is no finer one."""
-    drawn = Annotations((Outline(_square(40, 60, 150)),))
-    path = _write_mask(tmp_path / "m.tif", drawn.mask((300, 400), 1).astype(np.uint8), levels=3)
-    found = read_mask(path, 1 / coarser)
-    assert found.shape == tuple(math.ceil(length * coarser - 0.5) for length in (300, 400))
-    assert (found != drawn.mask(found.shape, 1 / coarser)).sum() == 0
-    squares = tumor_squares(path, (400, 300), 1 / coarser, 32)
-    expected = np.logical_or.reduceat(
-        np.logical_or.reduceat(found, range(0, found.shape[0], 32), 0), range(0, found.shape[1], 32), 1
-    )
-    np.testing.assert_array_equal(squares, expected)
-    with pytest.raises(DataError, match=r"pixels 1\.06 times as large as asked"):
-        read_mask(path, 1 / 1.06)
-
-
-def test_tiles_that_a_mask_leaves_out_are_no_tumor(tmp_path: Path) -> None:
-    tile = np.full((64, 64), 255, np.uint8)
-    tifffile.imwrite(tmp_path / "s.tif", iter([tile, None, None, None]), shape=(128, 128), dtype=np.uint8, tile=(64, 64))
-    found = read_mask(tmp_path / "s.tif", 32)
-    np.testing.assert_array_equal(found, np.kron([[1, 0], [0, 0]], np.ones((2, 2))))
 
 
 @pytest.mark.shared_data

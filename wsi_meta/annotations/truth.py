@@ -11,10 +11,10 @@ import numpy as np
 
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.annotations.detections import Detections
-from wsi_meta.annotations.masks import read_mask
 from wsi_meta.annotations.outline_files import DrawnFile
 from wsi_meta.annotations.outlines import Annotations, Outline, fill_outlines, sort_outlines
 from wsi_meta.errors import DataError
+from wsi_meta.masks.tumor_masks import read_mask
 from wsi_meta.words import counted
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def read_fitting_mask(
 
     Parameters
     ----------
-    path : TIFF, see :func:`wsi_meta.annotations.masks.read_mask`
+    path : TIFF, see :func:`wsi_meta.masks.tumor_masks.read_mask`
     points : of the slide; all of them must lie on the mask
     downsample : level-0 pixels along a side of the result's pixel
     level : level of the slide that the file's first image is as large as; None as `extent` says

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from wsi_meta.annotations.masks import MASK_ENDINGS
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.annotations.tables import SLIDE_ENDINGS, without_ending
 from wsi_meta.errors import DataError
+from wsi_meta.masks.tumor_masks import MASK_ENDINGS
 from wsi_meta.words import some_of
 
 __all__ = ["PICTURES", "files_by_slide", "refuse_unread_truth", "slide_of"]

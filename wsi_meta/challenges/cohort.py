@@ -13,7 +13,6 @@ from wsi_meta.annotations.camelyon_slides import Exclusion, loose
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.corrected import ENDING, Corrected, read_corrected
 from wsi_meta.annotations.detections import Detections, read_detections
-from wsi_meta.annotations.masks import MASK_ENDINGS
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, refuse_absent
 from wsi_meta.annotations.tables import YES, NamedRows, read_table, without_ending
@@ -25,6 +24,7 @@ from wsi_meta.files.address import slide_name
 from wsi_meta.heatmaps.ownership import stores_in
 from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, slide_test_of
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.masks.tumor_masks import MASK_ENDINGS
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.progress import progress_bar
 from wsi_meta.words import one_line, some_of

@@ -10,7 +10,6 @@ import numpy as np
 
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.corrected import corrections_beside, read_corrected
-from wsi_meta.annotations.masks import tumor_squares
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations
 from wsi_meta.annotations.truth import encloses, sort_truth, tell_idle
@@ -20,6 +19,7 @@ from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.scanned_slide import is_scan_of
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.masks.tumor_masks import tumor_squares
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import Slide

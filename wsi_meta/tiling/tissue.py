@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.annotations.label_images import read_one_label
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.errors import DataError, of_kind
 from wsi_meta.files.address import Address
+from wsi_meta.masks.label_images import read_one_label
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import PatchGrid
@@ -169,7 +169,7 @@ def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
     An image or array is over the whole slide: level 0 as OpenSlide shows it, not only the bounds that QuPath shows. One of
     the shape that :func:`find_tissue` makes lies as such a mask does, so that a mask that was written and read is the same.
     Its background is 0 (black), tissue is one other value: bool, 0 and 1, or 0 and 255. What the header says of the pixels
-    counts; see :mod:`wsi_meta.annotations.label_images`. What is no number (NaN) is background. The word ``none`` makes
+    counts; see :mod:`wsi_meta.masks.label_images`. What is no number (NaN) is background. The word ``none`` makes
     everything tissue.
 
     Returns

@@ -150,8 +150,8 @@ def distinct_labels(labels: NDArray[Any]) -> set[int]:
     if labels.dtype not in (np.uint8, bool):
         return set(map(int, np.unique(labels).tolist()))
     seen = np.zeros(256, bool)
-    for row in labels.view(np.uint8):
-        seen[row] = True
+    for row in filter(len, labels.view(np.uint8)):
+        seen[row if row.max() - row.min() > 1 else [row.min(), row.max()]] = True  # most rows hold one value, or two
     return set(np.flatnonzero(seen).tolist())
 
 
@@ -191,7 +191,7 @@ def _whole_numbers(values: NDArray[Any]) -> NDArray[Any]:
         return values
     if values.dtype.kind != "f":
         raise ValueError(f"values of type {values.dtype}")
-    known = np.nan_to_num(values, nan=0.0, posinf=0.5, neginf=0.5)
+    known = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.5, neginf=0.5)
     if (odd := (known != np.floor(known)) | (abs(known) > 2**31)).any():
         raise ValueError(f"float values such as {float(values[odd][0]):g}")
     return np.where(np.isnan(values), NO_NUMBER, known.astype(np.int64))

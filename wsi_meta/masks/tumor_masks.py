@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.annotations.label_images import LabelImage, distinct_labels, opened_labels, tell_labels
 from wsi_meta.errors import DataError
+from wsi_meta.masks.label_images import LabelImage, distinct_labels, opened_labels, tell_labels
+from wsi_meta.masks.mask_levels import LEVEL_OFF, believed_level, factor_of
 from wsi_meta.slides.pixel_size import COARSER_ALLOWED
 
 if TYPE_CHECKING:
@@ -29,17 +30,6 @@ OTHER_VALUES = (0, 2)
 OPENED_AS = ("mask", "a TIFF that is 255 (or 1) on tumor")
 ROUNDING = 1e-9
 """A share that is rounding."""
-LEVEL_OFF = 0.01
-"""A level is also read where it is coarser than asked by up to this share, because the sides of levels are rounded."""
-
-MOST_TILES = 128
-"""Tiles of the first level with which another one is compared, so that a mask of a whole slide takes about a second."""
-MOST_READ = 9 * MOST_TILES
-"""Tiles or strips that are read for it, with those around them."""
-MOST_PIXELS = 1 << 28
-"""Pixels that these may have together."""
-LARGEST_READ = 1 << 24
-"""Pixels of the largest tile or strip that is read for it; a mask that is stored as one strip may be larger than memory."""
 
 
 def read_mask(
@@ -49,13 +39,13 @@ def read_mask(
 
     Each pixel has the value under its centre, never an average: in the coarsest stored level that is not coarser than asked, or
     in the first one where that is coarser by no more than a slide may be. A level that contradicts the first one, such as one
-    that a converter left empty when it died, is passed over with a warning. Tiles that the file leaves out are 0. Tumor is 255
-    where the file has that (Camelyon16's masks), else 1 (what the organisers' script for ASAP writes for metastases; its 2 is
-    normal tissue).
+    that a converter averaged, or left empty when it died, is passed over with a warning. Tiles that the file leaves out are 0.
+    Tumor is 255 where the file has that (Camelyon16's masks), else 1 (what the organisers' script for ASAP writes for
+    metastases; its 2 is normal tissue).
 
     Parameters
     ----------
-    path : TIFF, with or without coarser levels, as :func:`wsi_meta.annotations.label_images.opened_labels` reads it
+    path : TIFF, with or without coarser levels, as :func:`wsi_meta.masks.label_images.opened_labels` reads it
     downsample : level-0 pixels of the slide along a side of the result's pixel
     first_downsample : the same for the file's first image; 1 where that is as large as the slide; None as `extent` says
     extent : (width, height) of the slide, level-0 pixels, which the mask must fit; None where it is not known
@@ -75,8 +65,9 @@ def read_mask(
         first = 1.0 if first_downsample is None else first_downsample
         if extent is not None:
             first = _first_downsample(path, image.shape(), extent, first_downsample)
-        values = np.concatenate([*_bands(path, image, downsample / first)])
-    return np.asarray(values == _tumor_value(path, distinct_labels(values)))
+        seen: set[int] = set()
+        values = np.concatenate([*_bands(path, image, downsample / first, seen)])
+    return np.asarray(values == _tumor_value(path, seen))
 
 
 def tumor_squares(path: str | Path, extent: tuple[int, int], downsample: float, side: int) -> NDArray[np.bool_]:
@@ -102,8 +93,7 @@ def tumor_squares(path: str | Path, extent: tuple[int, int], downsample: float, 
     held: dict[int, list[NDArray[np.bool_]]] = {value: [] for value in TUMOR_VALUES}
     seen: set[int] = set()
     with opened_labels(path, *OPENED_AS) as image:
-        for band in _bands(path, image, downsample / _first_downsample(path, image.shape(), extent), side):
-            seen |= distinct_labels(band)
+        for band in _bands(path, image, downsample / _first_downsample(path, image.shape(), extent), seen, side):
             starts = [np.arange(0, length, side) for length in band.shape]
             for value, rows in held.items():
                 rows.append(np.logical_or.reduceat(np.logical_or.reduceat(band == value, starts[0], 0), starts[1], 1))
@@ -148,90 +138,29 @@ def _first_downsample(path: Path, shape: tuple[int, int], extent: tuple[int, int
     return power
 
 
-def _bands(path: Path, image: LabelImage, downsample: float, multiple: int = 1) -> Iterator[NDArray[Any]]:
+def _bands(path: Path, image: LabelImage, downsample: float, seen: set[int], multiple: int = 1) -> Iterator[NDArray[Any]]:
     """Return the values under the centres of pixels as wide as `downsample` of the first level's.
 
-    In bands of rows, all but the last a multiple of `multiple`, each about as high as a row of stored tiles.
+    In bands of rows, all but the last a multiple of `multiple`, each about as high as a row of stored tiles. All values that
+    were read go to `seen`, whether they lie under a centre or not.
     """
     whole = image.shape()[0]
     levels = range(len(image.levels))
     fitting = [level for level in levels if whole / image.shape(level)[0] <= downsample * (1 + LEVEL_OFF)]
     if not fitting and downsample * COARSER_ALLOWED < 1 - ROUNDING:
         raise DataError(f"{path}: pixels {1 / downsample:g} times as large as asked; expected a finer mask")
-    level = _believed(path, image, fitting) if fitting else 0  # as coarse as a slide may be
-    step = downsample / _factor(image, level)
+    level = believed_level(path, image, fitting, seen) if fitting else 0  # as coarse as a slide may be
+    step = downsample / factor_of(image, level)
     rows, cols = (_centres(length, step) for length in image.shape(level))
     height = max(1, round(image.stored_rows(level) / step / multiple)) * multiple
     for start in range(0, max(1, len(rows)), height):
-        yield _rows(image, level, rows[start : start + height])[:, cols]
-
-
-def _factor(image: LabelImage, level: int) -> float:
-    """Return the pixels of the first level along a side of a pixel of a level."""
-    factor = image.shape()[0] / image.shape(level)[0]
-    return round(factor) if abs(factor / round(factor) - 1) <= LEVEL_OFF else factor
-
-
-def _believed(path: Path, image: LabelImage, levels: list[int]) -> int:
-    """Return the coarsest of some levels that does not contradict the first one; warn of those that do."""
-    for level in levels[:0:-1]:
-        if not any(_contradicts(image, level, place) for place in _telling_tiles(image, _factor(image, level))):
-            return level
-        logger.warning("%s: level %d says something else than level 0; a finer one is read instead", path, level)
-    return levels[0]
-
-
-def _telling_tiles(image: LabelImage, around: float) -> Iterator[tuple[slice, slice]]:
-    """Yield rows and columns of tiles of the first level, all or some that are spread evenly: those of more bytes than others.
-
-    In a compressed mask these hold edges, and so whatever is drawn. They are fewer where large or many tiles must be read for
-    each with the pixels `around`, and none where one takes too much memory.
-    """
-    height, width = image.levels[0].chunks[-2:] if image.samples.planes else image.levels[0].chunks[:2]
-    down, across = (-(-whole // side) for whole, side in zip(image.shape(), (height, width), strict=True))
-    stored = np.array(image.stored[: down * across])
-    held = np.flatnonzero(stored > stored[stored > 0].min(initial=stored.max(initial=0)))
-    told = held if len(held) else np.flatnonzero(stored)  # uncompressed
-    read = min(down, 1 + 2 * math.ceil(around / height)) * min(across, 1 + 2 * math.ceil(around / width))
-    most = min(MOST_TILES, MOST_READ // read, MOST_PIXELS // (read * height * width))
-    for tile in told[:: len(told) // max(1, most) + 1].tolist() if height * width <= LARGEST_READ else ():
-        top, left = tile // across * height, tile % across * width
-        yield slice(top, top + height), slice(left, left + width)
-
-
-def _contradicts(image: LabelImage, level: int, place: tuple[slice, slice]) -> bool:
-    """Tell whether a pixel of a level has another value than all of the first level's pixels there and in the pixels round it.
-
-    Whichever of these a converter takes, edges agree.
-    """
-    from scipy.ndimage import maximum_filter, minimum_filter
-
-    factor = _factor(image, level)
-    inner, outer, edges = [], [], []
-    for part, whole, stored in zip(place, image.shape(), image.shape(level), strict=True):
-        last = min(stored, math.ceil(whole / factor))
-        start, stop = int(part.start / factor), min(last, math.ceil(part.stop / factor))
-        first, after = max(0, start - 1), min(last, stop + 1)
-        inner.append(slice(start - first, stop - first))
-        outer.append(slice(first, after))
-        edges.append(np.minimum(np.round(np.arange(first, after + 1) * factor).astype(int), whole))
-    (top, *_, bottom), (left, *_, right) = edges
-    fine = image.read(top, bottom, 0, slice(left, right))
-    starts = [edge[:-1] - edge[0] for edge in edges]
-    least, most = (extreme.reduceat(extreme.reduceat(fine, starts[0], 0), starts[1], 1) for extreme in (np.minimum, np.maximum))
-    coarse = image.read(outer[0].start, outer[0].stop, level, outer[1])
-    beyond = (coarse < minimum_filter(least, 3)) | (coarse > maximum_filter(most, 3))
-    return bool(beyond[inner[0], inner[1]].any())
+        top, bottom = int(start * step), math.ceil((start + height) * step)
+        stored = image.read(top, bottom, level)
+        seen |= distinct_labels(stored)
+        yield stored[rows[start : start + height] - top][:, cols]
 
 
 def _centres(length: int, step: float) -> NDArray[np.intp]:
     """Return the index of the stored pixel under each centre."""
     index = np.floor((np.arange(int(length / step) + 1) + 0.5) * step).astype(np.intp)
     return np.asarray(index[index < length])
-
-
-def _rows(image: LabelImage, level: int, rows: NDArray[np.intp]) -> NDArray[Any]:
-    """Return the rows at ascending indices, of which there may be none; reads all rows between the first and the last."""
-    if not len(rows):
-        return np.zeros((0, image.shape(level)[1]), np.uint8)
-    return np.asarray(image.read(int(rows[0]), int(rows[-1]) + 1, level)[rows - rows[0]])

@@ -10,10 +10,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from wsi_meta.annotations.label_images import read_one_label
-from wsi_meta.annotations.masks import read_mask, tumor_squares
 from wsi_meta.errors import DataError
 from wsi_meta.files.process_settings import whole_pictures
+from wsi_meta.masks.label_images import read_one_label
+from wsi_meta.masks.tumor_masks import read_mask, tumor_squares
 
 WHERE = np.zeros((80, 100), bool)
 WHERE[16:48, 32:64] = True
