@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
 from wsi_meta.annotations.outlines import Annotations, Outline, fill_outlines, read_annotations
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OptionsError
 
 # no edge runs through a pixel's centre, where another implementation may put the pixel on the other side
 quarters = arrays(np.float64, st.tuples(st.integers(3, 12), st.just(2)), elements=st.integers(-24, 88).map(lambda n: n / 4))
@@ -356,3 +357,33 @@ def test_real_outlines(shared_data: Path) -> None:
         right, lower = np.concatenate([outline.vertices for outline in found.tumor]).max(0)
         mask = found.mask((int(lower / 32) + 1, int(right / 32) + 1), 32)
         assert mask.sum() * 32**2 == pytest.approx(sum(ours), rel=0.02)
+
+
+@pytest.mark.parametrize("origin", [None, (1,), (1, 2, 3), "ab", (math.nan, 0), 5])
+def test_an_origin_that_is_no_place_is_refused(tmp_path: Path, origin: Any) -> None:
+    """None is what the bounds of an older heatmap give."""
+    path = tmp_path / "drawn.geojson"
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [_square(0, 0, 9).tolist()]}))
+    assert read_annotations(path, origin=(1, 2)).tumor[0].vertices[0].tolist() == [1, 2]
+    with pytest.raises(OptionsError, match=r"origin .*; expected x and y in pixels"):
+        read_annotations(path, origin=origin)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"downsample": 0}, "downsample 0; expected level-0 pixels along a side, above 0"),
+        ({"downsample": -1}, "downsample -1"),
+        ({"downsample": math.nan}, "downsample nan"),
+        ({"downsample": "x"}, "downsample 'x'"),
+        ({"shape": (-1, 10)}, "shape -1; expected height and width"),
+        ({"shape": (10.5, 10)}, "shape 10.5"),
+        ({"shape": (10, 10, 3)}, r"shape \(10, 10, 3\)"),
+        ({"corner": (0.5, 0)}, "corner 0.5; expected x and y"),
+    ],
+)
+def test_what_is_no_mask_is_refused(asked: dict[str, Any], told: str) -> None:
+    """An empty mask would say that there is no tumor."""
+    given: dict[str, Any] = {"shape": (10, 10), "downsample": 1} | asked
+    with pytest.raises(OptionsError, match=told):
+        Annotations((Outline(_square(0, 0, 9)),)).mask(**given)

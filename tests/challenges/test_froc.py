@@ -392,10 +392,10 @@ def test_detections_beyond_their_slide_are_refused(cohort: tuple[Path, Path], tm
         froc(*cohort, mask_level=5, slides=tmp_path / "scans")
 
 
-def _correct(scans: Path, name: str, **squares: tuple[int, int, int]) -> None:
+def _correct(scans: Path, name: str, *, corner: tuple[int, int] = (40, 30), **squares: tuple[int, int, int]) -> None:
     """Save corrections as the page does: kind = x, y and side of a square, level-0 pixels."""
     scans.mkdir(exist_ok=True)
-    heatmap = write_store(scans / f"{name}.zarr", np.full((35, 35), 0.1, np.float32), bounds=Bounds(40, 30, 4000, 4000))
+    heatmap = write_store(scans / f"{name}.zarr", np.full((35, 35), 0.1, np.float32), bounds=Bounds(*corner, 4000, 4000))
     marked = [
         {"kind": kind, "polygons": [[[float(x), y, x + side, y, x + side, y + side, x, y + side]]]}
         for kind, (x, y, side) in squares.items()
@@ -435,6 +435,38 @@ def test_corrections_of_a_slide_that_was_replaced_are_refused(cohort: tuple[Path
         froc(*cohort, mask_level=5, corrections=scans)
     (scans / "test_003.zarr").rename(scans / "moved.zarr")
     assert froc(*cohort, mask_level=5, corrections=scans).lesions == 3
+
+
+def _save_again(path: Path) -> None:
+    """Save a file as QuPath does: what the program wrote beside the outlines is lost."""
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({"type": content["type"], "features": content["features"]}))
+
+
+def test_corrections_that_qupath_saved_again_count_from_its_corner(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    _correct(scans, "test_003", corner=(1000, 800), missed=(2000, 2000, 600))
+    (cohort[0] / "test_003.csv").write_text("0.9,2550,2550\n")  # within the lesion, and far beyond it where the corner is lost
+    whole = froc(*cohort, mask_level=5, corrections=scans)
+    _save_again(scans / "test_003.corrections.geojson")
+    again = froc(*cohort, mask_level=5, corrections=scans)
+    np.testing.assert_array_equal(again.curve.sensitivity, whole.curve.sensitivity)
+    assert again.curve.sensitivity.max() == 1
+    (scans / "test_003.zarr").rename(tmp_path / "moved.zarr")
+    with pytest.raises(DataError, match=r"test_003\.corrections\.geojson: does not say where its coordinates count from"):
+        froc(*cohort, mask_level=5, corrections=scans)
+
+
+def test_a_missed_lesion_smaller_than_a_pixel_counts_as_one(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    """As an outline of the truth does; without it the slide would be normal."""
+    scans = tmp_path / "scans"
+    before = froc(*cohort, mask_level=5)
+    _correct(scans, "test_003", missed=(2034, 2034, 10))
+    after = froc(*cohort, mask_level=5, corrections=scans)
+    assert (after.lesions, after.isolated) == (before.lesions, before.isolated + 1)
+    assert after.slide_auc is not None
+    assert before.slide_auc is not None
+    assert after.slide_auc.tumor == before.slide_auc.tumor + 1
 
 
 def test_a_folder_without_corrections_is_refused(cohort: tuple[Path, Path], tmp_path: Path) -> None:

@@ -360,6 +360,29 @@ def test_corrections_of_a_slide_that_was_replaced_are_refused(tmp_path: Path, re
             assert len(found["tumor"].cells) == 16
 
 
+def test_what_was_marked_as_false_is_no_tumor_whatever_the_annotations_say(tmp_path: Path) -> None:
+    """Two lesions are annotated, of 4 x 4 cells each. One is false, and its edge runs through a third column of cells."""
+    path = write_slide(tmp_path / "s.tif", texture(320, 640))
+    squares = [[(x, 96), (x + 128, 96), (x + 128, 224), (x, 224)] for x in (96, 416)]
+    (tmp_path / "s.json").write_text(
+        json.dumps({"positive": [{"name": "", "vertices": ring} for ring in squares], "negative": []})
+    )
+    (tmp_path / "m.csv").write_text("slide,annotations\ns.tif,s.json\n")
+    (source,) = read_manifest(tmp_path / "m.csv")
+    scans = tmp_path / "scans"
+    false = {"kind": "false", "polygons": [[[400.0, 80.0, 496.0, 80.0, 496.0, 240.0, 400.0, 240.0]]]}
+    with open_slide(path) as slide:
+        heatmap = write_store(scans / "s.zarr", np.zeros((10, 20), np.float32), mpp=0.972, slide=slide.fingerprint())
+        before = find_candidates(source, slide, Preprocessing(), limit=1000, seed=[0], scans=scans)
+        write_corrections(heatmap, Corrections.from_dict({"corrections": [false], "revision": ""}, heatmap.grid))
+        after = find_candidates(source, slide, Preprocessing(), limit=1000, seed=[0], scans=scans)
+    tumor, left = ({tuple(cell) for cell in found["tumor"].cells.tolist()} for found in (before, after))
+    rows = range(3, 7)
+    assert tumor - left == {(row, col) for row in rows for col in (13, 14, 15)}
+    anywhere = {tuple(cell) for kind in ("hard", "normal") for cell in after[kind].cells.tolist()}
+    assert anywhere & tumor == {(row, col) for row in rows for col in (13, 14)}, "the cells on the edge are left out"
+
+
 # what it is for, and what it refuses
 
 

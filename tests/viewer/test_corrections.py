@@ -84,6 +84,23 @@ def test_corrections_of_another_slide_are_left_alone(heatmap: Heatmap, tmp_path:
     assert "of this slide" in str(read_corrections(other).problem)
 
 
+def test_a_slide_is_known_on_a_disk_and_at_an_address(heatmap: Heatmap, tmp_path: Path) -> None:
+    """There only a few parts of it were read, whose fingerprint is the second half of that on a disk."""
+    near, far = "a" * 32 + "b" * 32, "b" * 32 + "c" * 32
+    for corrected, looked_at in ((near, far), (far, near)):
+        before = write_store(tmp_path / f"{corrected}.zarr", heatmap.probability, slide=corrected)
+        write_corrections(before, given(before, MISSED))
+        again = write_store(before.path, heatmap.probability, slide=looked_at)
+        assert read_corrections(again).found == read_corrections(before).found
+        assert read_corrections(again).problem is None
+
+
+def test_names_that_differ_after_a_dot_have_corrections_of_their_own(heatmap: Heatmap, tmp_path: Path) -> None:
+    stores = [write_store(tmp_path / name, heatmap.probability) for name in ("heat.s32", "heat.s64", "heat.zarr")]
+    assert len({corrections_path(store) for store in stores}) == 3
+    assert corrections_path(stores[2]).name == "heat.corrections.geojson"
+
+
 def test_two_people_do_not_write_over_each_other(heatmap: Heatmap) -> None:
     first = write_corrections(heatmap, given(heatmap, MISSED))
     with pytest.raises(OutputExistsError, match="changed elsewhere meanwhile; read it"):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.annotations.class_names import DEFAULT_NAMES
-from wsi_meta.annotations.outline_files import read_drawn
+from wsi_meta.annotations.outline_files import Origin, read_drawn
 from wsi_meta.annotations.outlines import Annotations, sort_outlines
+from wsi_meta.annotations.truth import draw_outlines
 from wsi_meta.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,43 +33,57 @@ class Corrected:
     false: Annotations
     """Its tumor is what the map shows and is none."""
 
-    def correct(self, tumor: NDArray[np.bool_] | None, downsample: int, margin_px: int) -> NDArray[np.bool_]:
+    def correct(
+        self, tumor: NDArray[np.bool_] | None, downsample: int, extent: tuple[int, int] | None = None
+    ) -> NDArray[np.bool_]:
         """Return a mask of tumor without what is false and with what was missed; it is enlarged where that lies beyond it.
 
         Parameters
         ----------
         tumor : bool (height, width); None for a slide without tumor
-        downsample : level-0 pixels per pixel of the mask
-        margin_px : pixels of the mask that a missed lesion has round it at least
+        downsample, extent : as for :func:`wsi_meta.annotations.truth.draw_outlines`, which draws what was missed
+
+        Raises
+        ------
+        DataError
+            when no outline of what was missed draws anything on the slide.
         """
-        corners = [outline.vertices.max(0) for outline in self.missed.tumor] or [np.zeros(2)]
-        width, height = np.ceil(np.max(corners, 0) / downsample).astype(int) + margin_px
         before = np.zeros((0, 0), bool) if tumor is None else tumor
-        shape = max(int(height), before.shape[0]), max(int(width), before.shape[1])
+        missed = draw_outlines(self.missed, downsample, extent)
+        shape = max(len(before), len(missed)), max(before.shape[1], missed.shape[1])
         mask = np.zeros(shape, bool)
         mask[: before.shape[0], : before.shape[1]] = before
-        return mask & ~self.false.mask(shape, downsample) | self.missed.mask(shape, downsample)
+        mask &= ~self.false.mask(shape, downsample)
+        mask[: missed.shape[0], : missed.shape[1]] |= missed
+        return mask
 
 
 def corrections_beside(store: Path) -> Path:
     """Return the file of the corrections of a map, whether there is one or not."""
-    return store.with_name(store.stem + ENDING)
+    return store.with_name(store.name.removesuffix(".zarr") + ENDING)
 
 
-def read_corrected(path: Path, is_of: Callable[[str], bool]) -> Corrected:
-    """Read a file that the viewer wrote; it says itself where its coordinates count from.
+def read_corrected(path: Path, is_of: Callable[[str], bool], origin: Origin | None) -> Corrected:
+    """Read a file that the viewer wrote, or that QuPath saved again.
 
     Parameters
     ----------
     is_of : tells whether a fingerprint is of the slide whose corrections are expected
+    origin : corner of what QuPath shows of that slide, level-0 pixels: from there count coordinates where the file, as after
+        QuPath, does not say it itself; None where it is not known
 
     Raises
     ------
     DataError
-        when it is missing or damaged, or says that it is of another slide.
+        when it is missing or damaged, says that it is of another slide, or where its coordinates count from is not known.
     """
     drawn = read_drawn(path)
-    marked = sort_outlines(drawn, DEFAULT_NAMES, (0, 0))
+    if drawn.origin is None and origin is None:
+        raise DataError(
+            f"{path}: does not say where its coordinates count from, as after another program; expected the heatmap that it "
+            "belongs to beside it, which says it"
+        )
+    marked = sort_outlines(drawn, DEFAULT_NAMES, origin or (0, 0))
     if drawn.slide is not None and not is_of(drawn.slide):
         raise DataError(
             f"{path}: corrections of another slide; expected those of the slide that is there now; "

@@ -16,7 +16,7 @@ import numpy as np
 
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.annotations.outline_files import DrawnFile, DrawnRegion, read_drawn
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OptionsError, number, numbers, shown, whole_number
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.words import counted
 
@@ -33,6 +33,8 @@ FRAMES = ("tmacore", "root")
 """Kinds of QuPath's objects that say where something lies, not what it is."""
 DETECTED = ("tile", "cell", "detection")
 """Kinds that a program made, which mean something only where they have a class."""
+WINDOW, CORNER, PIXEL = "height and width in whole pixels", "x and y in pixels", "level-0 pixels along a side, above 0"
+"""What is expected of a mask."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,7 +82,17 @@ class Annotations:
         Returns
         -------
         bool array of `shape`
+
+        Raises
+        ------
+        OptionsError
+            when a number is none, a side of the window is below 0, or `downsample` is not above 0.
         """
+        height, width = (whole_number("shape", side, WINDOW, least=0) for side in numbers("shape", shape, 2, WINDOW))
+        x, y = (whole_number("corner", place, CORNER) for place in numbers("corner", corner, 2, CORNER))
+        if number("downsample", downsample, PIXEL) <= 0:
+            raise OptionsError(f"downsample {shown(downsample)}; expected {PIXEL}")
+        shape, corner = (height, width), (x, y)
         drawn = [fill_outlines(outlines, shape, downsample, corner=corner) for outlines in (self.tumor, self.excluded)]
         return drawn[0] & ~drawn[1]
 
@@ -148,13 +160,14 @@ def read_annotations(
         when the file is missing, damaged, in none of the formats, holds nothing but TMA cores and the like, holds a group of
         another name (none of those given as `tumor`), or features without a class beside others of which none is tumor.
     OptionsError
-        for a name that is to be both.
+        for a name that is to be both, or an origin that is no two numbers.
     """
     names = ClassNames.parse(tumor, excluded)
+    x, y = numbers("origin", origin, 2, CORNER)
     drawn = read_drawn(as_path("path", path))
     if names.tumor and drawn.regions and len(ClassNames(names.tumor).absent(_groups(drawn))) == len(names.tumor):
         refuse_absent(ClassNames(names.tumor), [drawn], str(path))
-    return sort_outlines(drawn, names, origin)
+    return sort_outlines(drawn, names, (x, y))
 
 
 def sort_outlines(drawn: DrawnFile, names: ClassNames, origin: tuple[int, int]) -> Annotations:

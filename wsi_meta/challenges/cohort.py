@@ -16,7 +16,7 @@ from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, refuse_absent
 from wsi_meta.annotations.tables import YES, NamedRows, read_table, without_ending
-from wsi_meta.annotations.truth import MARGIN_PX, draw_outlines, read_fitting_mask, sort_truth, warn_of_small_masks
+from wsi_meta.annotations.truth import draw_outlines, read_fitting_mask, sort_truth, warn_of_small_masks
 from wsi_meta.annotations.truth_files import PICTURES, files_by_slide, refuse_unread_truth, slide_of
 from wsi_meta.challenges.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.errors import DataError, HeatmapError, WsiMetaError
@@ -206,7 +206,7 @@ def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected
     if others := [path.name for name, path in by_name.items() if name not in names]:
         logger.warning("%s: of no slide that is judged: %s", folder, some_of(others))
     ours = {name: (path, folder / f"{path.name.removesuffix(ENDING)}.zarr") for name, path in by_name.items() if name in names}
-    return {name: read_corrected(path, slide_test_of(store)) for name, (path, store) in ours.items()}
+    return {name: read_corrected(path, *slide_test_of(store)) for name, (path, store) in ours.items()}
 
 
 def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> dict[str, str]:
@@ -251,7 +251,7 @@ def match_slide(
     Raises
     ------
     DataError
-        when the mask is damaged or of another slide, or no outline of tumor encloses anything on the slide.
+        when the mask is damaged or of another slide, or no outline of tumor, or of what was missed, encloses anything on it.
     """
     tumor = None
     if isinstance(truth, Annotations):
@@ -259,5 +259,5 @@ def match_slide(
     elif truth is not None:
         tumor = read_fitting_mask(truth, points, DOWNSAMPLE, mask_level, extent)
     if corrected is not None:
-        tumor = corrected.correct(tumor, DOWNSAMPLE, MARGIN_PX)
+        tumor = corrected.correct(tumor, DOWNSAMPLE, extent)
     return JudgedSlide(name, match(points, tumor), tumor is not None and bool(tumor.any()), points.highest)

@@ -55,7 +55,7 @@ def find_candidates(
     normal cell is hard when a scan gave it at least its model's threshold although its whole patch contains no tumor: nearer to
     an outline, the scan may be right and the outline wrong. What was corrected in ``wsi-meta view`` counts too, where
     ``<name>.corrections.geojson`` lies beside the heatmap: missed lesions are tumor, false ones are hard, also on a slide that
-    is only partly annotated.
+    is only partly annotated, and where the annotations say tumor. Of the latter, cells on a false one's edge are left out.
 
     Parameters
     ----------
@@ -89,11 +89,15 @@ def find_candidates(
     if source.truth is not None:
         tumor = tumor_cells(source.truth, grid, names=source.names, origin=slide.bounds.corner)
     store = None if scans is None or not (scans / f"{source.name}.zarr").exists() else scans / f"{source.name}.zarr"
-    missed, false = (np.zeros_like(tumor), np.zeros_like(tumor)) if store is None else _corrected(store, slide, grid)
-    tumor |= missed
-    near = _dilate(tumor)
+    marked = None if store is None else _corrected(store, slide, grid)
+    false = doubtful = np.zeros_like(tumor)
+    if marked is not None:
+        missed, touched, covered = marked
+        doubtful = tumor & touched & ~covered & ~missed
+        tumor, false = (tumor & ~touched) | missed, touched & ~missed
+    near = _dilate(tumor | doubtful)
     tissue = np.zeros_like(tumor) if source.partly else find_tissue(slide).cells(grid)
-    normal = ~tumor & inside & (tissue | false)
+    normal = ~(tumor | doubtful) & inside & (tissue | false)
     hard = normal & ~near & (_mistaken(store, slide, grid) | false) if store is not None else np.zeros_like(normal)
     rng = np.random.default_rng(seed)
     found = {}
@@ -140,27 +144,27 @@ def tumor_cells(
     return cells
 
 
-def _touched(annotations: Annotations, grid: PatchGrid) -> NDArray[np.bool_]:
-    """Tell which cells contain a pixel of tumor, at the model's mpp."""
-    downsample = float(exact_ratio(grid.mpp, grid.slide_mpp))
+def _touched(annotations: Annotations, grid: PatchGrid, *, wholly: bool = False) -> NDArray[np.bool_]:
+    """Tell which cells contain a pixel of tumor, at the model's mpp, or nothing else."""
+    downsample, reduce = float(exact_ratio(grid.mpp, grid.slide_mpp)), np.all if wholly else np.any
     cells = np.zeros(grid.shape, bool)
     for block in grid.blocks():
         shape = (block.rows * grid.stride_px, block.cols * grid.stride_px)
         mask = annotations.mask(shape, downsample, corner=(block.col * grid.stride_px, block.row * grid.stride_px))
-        cells[block.cells] = mask.reshape(block.rows, grid.stride_px, block.cols, grid.stride_px).any((1, 3))
+        cells[block.cells] = reduce(mask.reshape(block.rows, grid.stride_px, block.cols, grid.stride_px), (1, 3))
     return cells
 
 
-def _corrected(store: Path, slide: Slide, grid: PatchGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the cells of missed lesions, and of false ones, that were marked on a heatmap; none where no file says so."""
+def _corrected(store: Path, slide: Slide, grid: PatchGrid) -> tuple[NDArray[np.bool_], ...] | None:
+    """Return the cells of missed lesions, and those that false ones touch, and cover, as marked on a heatmap; None without."""
     path = corrections_beside(store)
     if not path.exists():
-        return np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
+        return None
     heatmap = Heatmap.open(store)
     scanned = heatmap.record.identity.slide if is_scan_of(heatmap, slide) else None
-    corrected = read_corrected(path, lambda told: told == scanned or slide.has_fingerprint(told))
-    missed = _touched(corrected.missed, grid)
-    return missed, _touched(corrected.false, grid) & ~missed
+    corrected = read_corrected(path, lambda told: told == scanned or slide.has_fingerprint(told), slide.bounds.corner)
+    tell_idle(corrected.missed, [outline for outline in corrected.missed.tumor if not encloses(outline)])
+    return _touched(corrected.missed, grid), _touched(corrected.false, grid), _touched(corrected.false, grid, wholly=True)
 
 
 def _whole_patches(grid: PatchGrid) -> NDArray[np.bool_]:

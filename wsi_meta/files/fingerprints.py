@@ -76,6 +76,11 @@ class Fingerprint:
         return _digest(*self._told, [(0, ENDS_BYTES), (last, ENDS_BYTES)])
 
 
+def may_be_one(one: str, other: str) -> bool:
+    """Tell whether two fingerprints are of the same slide, be it on a disk for one of them and at an address for the other."""
+    return one == other or one[HALF:] == other[:HALF] or one[:HALF] == other[HALF:]
+
+
 def fingerprint_of(file: WatchedFile | None, sizes: Sequence[tuple[int, int]], quickhash: str) -> str:
     """Return a SHA-256, hexadecimal, of a file's size in bytes, its levels' sizes, and its quickhash, else 16 parts of it.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from wsi_meta.annotations.outline_files import Origin
 from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.files.address import Address, slide_path
+from wsi_meta.files.fingerprints import may_be_one
 from wsi_meta.heatmaps.ownership import is_heatmap_path
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.store import Heatmap
@@ -102,8 +105,10 @@ def is_scan_of(heatmap: Heatmap, slide: Slide) -> bool:
     return slide.reader != identity.reader and bool(is_scanned_slide(heatmap, slide.path))
 
 
-def slide_test_of(store: Path) -> Callable[[str], bool]:
-    """Return what tells whether a fingerprint is that of a heatmap's slide; where there is no heatmap, it takes any.
+def slide_test_of(store: Path) -> tuple[Callable[[str], bool], Origin | None]:
+    """Return what tells whether a fingerprint is that of a heatmap's slide, and the corner of what QuPath shows of it.
+
+    Where there is no heatmap, any fingerprint is taken, and the corner is not known, nor where an older one does not say it.
 
     Raises
     ------
@@ -111,5 +116,7 @@ def slide_test_of(store: Path) -> Callable[[str], bool]:
         when the store is damaged.
     """
     if not store.exists():
-        return lambda _told: True
-    return Heatmap.open(store).record.identity.slide.__eq__
+        return lambda _told: True, None
+    record = Heatmap.open(store).record
+    bounds = record.slide.bounds
+    return partial(may_be_one, record.identity.slide), None if bounds is None else bounds.corner

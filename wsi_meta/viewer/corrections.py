@@ -18,6 +18,7 @@ from uuid import UUID, uuid5
 from wsi_meta.annotations.corrected import corrections_beside
 from wsi_meta.annotations.outline_files import FRAME, TUMOR, closed, collection, feature
 from wsi_meta.errors import OutputExistsError
+from wsi_meta.files.fingerprints import may_be_one
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.writing import written_whole
@@ -142,7 +143,7 @@ def _parse(content: bytes, heatmap: Heatmap) -> Corrections:
     """Return the corrections of a file of ours; ValueError, LookupError or TypeError where it is another one."""
     parts = json.loads(content)
     facts = parts[FRAME]
-    if facts["corrections"] != 1 or facts["slide"] != heatmap.record.identity.slide:
+    if facts["corrections"] != 1 or not may_be_one(facts["slide"], heatmap.record.identity.slide):
         raise ValueError("of another version or slide")
     x, y = (facts["origin_x"], facts["origin_y"]) if facts["frame"] == "qupath" else (0, 0)
     found = []
