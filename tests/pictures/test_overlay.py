@@ -74,6 +74,12 @@ def test_not_scanned_differs_from_scored_zero(heatmap: Heatmap) -> None:
     assert len({colour for colour, _ in VEIL.values()}) == len(VEIL) == 3
 
 
+def test_a_scanned_cell_whose_value_is_lost_is_not_drawn_as_zero() -> None:
+    lost, status = np.full((1, 1), np.nan, np.float32), np.full((1, 1), Status.SCANNED, np.uint8)
+    for layer in LAYERS:
+        np.testing.assert_allclose(colour_cells(lost, status, layer, 0.7, 0.0)[0, 0], VEIL[Status.UNREADABLE][0])
+
+
 def test_threshold_hides_what_is_below(heatmap: Heatmap) -> None:
     probability, status = heatmap.probability, heatmap.status
     middle = float(np.nanmedian(probability))

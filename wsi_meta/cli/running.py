@@ -142,7 +142,7 @@ def over_heatmaps(
     Parameters
     ----------
     given : stores, or folders of them
-    work : takes an open heatmap, and `files` of its own by their names; returns what is to be printed
+    work : takes a heatmap as it is at one moment, and `files` of its own by their names; returns what is to be printed
     slide : the slide of one heatmap, or a folder of slides
     files : to write, by the names of their options; :data:`NAME` in them stands for the store's name
 
@@ -164,7 +164,7 @@ def over_heatmaps(
     with progress_bar(len(stores), "heatmaps", "reading", enabled=len(stores) > 1) as bar:
         for store in stores:
             try:
-                heatmap = Heatmap.open(store)
+                heatmap = Heatmap.open(store).as_of_now()
                 with _files_of(store, wanted, taken) as own:
                     done.append(work(heatmap, **dict.fromkeys(files) | own))
             except (WsiMetaError, OSError) as error:

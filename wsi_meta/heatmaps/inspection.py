@@ -160,6 +160,7 @@ def _judge(heatmap: Heatmap, damaged: list[Block]) -> StoreCheck:
     blocks, path = heatmap.grid.blocks(), str(heatmap.path)
     if damaged:
         return _told_of(damaged, len(blocks), heatmap)
+    heatmap = heatmap.as_of_now()
     told = contradictions(heatmap) or ([] if heatmap.intact else ["the record of its scan is not as it was written"])
     if told:
         return StoreCheck(path, "damaged", f"{'; '.join(told)}; {MEND}", len(blocks))

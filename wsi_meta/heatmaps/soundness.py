@@ -25,7 +25,7 @@ logger = logging.getLogger("wsi_meta")
 
 
 def open_sound(heatmap: str | Path | Heatmap) -> Heatmap:
-    """Open a store, or take an open one, and make sure that no value of a scanned cell is missing.
+    """Open a store, or take an open one, as it is now, and make sure that no value of a scanned cell is missing.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def open_sound(heatmap: str | Path | Heatmap) -> Heatmap:
             f"{heatmap.path}: damaged: values of scanned cells are missing in {len(damaged)} of {len(heatmap.grid.blocks())} "
             "blocks; copy it again, or run its scan again with the same options, which mends just those blocks"
         )
-    return heatmap
+    return heatmap.as_of_now()
 
 
 def clear_damage(heatmap: Heatmap, tissue: NDArray[np.bool_]) -> Heatmap:
@@ -68,7 +68,7 @@ def clear_damage(heatmap: Heatmap, tissue: NDArray[np.bool_]) -> Heatmap:
 
 
 def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) -> list[Block]:
-    """Return the blocks whose files cannot be read or whose values contradict their status.
+    """Return the blocks whose files cannot be read or whose values contradict their status; not those just being written.
 
     Parameters
     ----------
@@ -80,9 +80,10 @@ def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) ->
         when a whole array is missing or has another shape than the record says.
     """
     torn: set[Block] = set()
-    arrays = {name: _read(heatmap, name, torn) for name in heatmap.record.arrays}
+    status = _read(heatmap, "status", torn)  # before the values, which are written before it
+    arrays = {name: status if name == "status" else _read(heatmap, name, torn) for name in heatmap.record.arrays}
     torn |= _others(heatmap, arrays, torn)
-    status = arrays.pop("status")
+    del arrays["status"]
     scanned = status == Status.SCANNED
     wrong = status > max(Status)
     for name, values in arrays.items():
@@ -96,7 +97,9 @@ def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) ->
         wrong |= (status == Status.BACKGROUND) == tissue
     if not torn and not wrong.any():
         return []
-    return [block for block in heatmap.grid.blocks() if block in torn or wrong[block.cells].any()]
+    found = [block for block in heatmap.grid.blocks() if block in torn or wrong[block.cells].any()]
+    later = _read(heatmap, "status", set())
+    return [block for block in found if np.array_equal(status[block.cells], later[block.cells])]
 
 
 def stale_levels(heatmap: Heatmap, probability: NDArray[np.float32]) -> list[str]:

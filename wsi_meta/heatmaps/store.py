@@ -17,8 +17,7 @@ Derived from these, and written when the scan reaches its end:
     labels      OME-Zarr labels       ``lesions`` (uint32, their numbers) and ``status``, with colours and properties
 
 In stores of 0.1.0 the arrays 1, 2, ... stand where the groups do, and there are neither labels nor y and x.
-A block's status is written after its values and its checksum. It marks the block as done: an interrupted scan continues with
-the others.
+A block's status is written after its values and its checksum. It marks the block as done; an interrupted scan does the others.
 """
 
 from __future__ import annotations
@@ -80,6 +79,8 @@ class Heatmap:
     """Checksum of each block, in the grid's order; None until the scan reaches its end."""
     intact: bool = True
     """Whether the record is as it was written."""
+    seen: NDArray[np.uint8] | None = None
+    """The status that :meth:`as_of_now` read; None where each access reads what is there by then."""
     _arrays: dict[str, Any] = field(default_factory=dict, init=False)
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -129,6 +130,13 @@ class Heatmap:
         finally:
             remove_store(new)
         return cls.open(path)
+
+    def as_of_now(self) -> Heatmap:
+        """Return the store as it is now, however far its scan goes on: the status is read here, before any value.
+
+        All that this status calls scanned is there, as values are written before it; what comes later reads as NaN.
+        """
+        return self if self.finished or self.seen is not None else replace(self, seen=self.status)
 
     @property
     def grid(self) -> PatchGrid:
@@ -188,11 +196,15 @@ class Heatmap:
 
     def open_blocks(self, status: NDArray[np.uint8]) -> list[Block]:
         """Return the blocks that hold pending or unreadable cells in the store's `status`: what a scan still has to do."""
-        is_open = np.isin(status, UNKNOWN)
-        return [block for block in self.grid.blocks() if is_open[block.cells].any()]
+        return [block for block in self.grid.blocks() if np.isin(status[block.cells], UNKNOWN).any()]
 
     def write_block(self, block: Block, values: Mapping[str, NDArray[Any]]) -> None:
-        """Write what each of :attr:`ScanRecord.arrays` holds of a block, and its checksum; its status last marks it as done."""
+        """Write what each of :attr:`ScanRecord.arrays` holds of a block, and its checksum; its status last marks it as done.
+
+        One that is written again, since some of it was unreadable, is not done meanwhile.
+        """
+        if Status.UNREADABLE in self.read_block(block):
+            self._put("status", block.cells, before_scan(values["status"] != Status.BACKGROUND))
         for name in self.record.arrays:
             if name != "status":
                 self._write(name, block, values[name])
@@ -222,20 +234,9 @@ class Heatmap:
         return replace(self, blocks=blocks).write_record(self.record.ended_with(result, lesions, verdict), ome=ome)
 
     def write_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
-        """Write a fitted score into the result of a scan that has reached its end.
+        """Write what :func:`wsi_meta.heatmaps.score_model.fitted_score` returns; HeatmapError where the scan has not ended.
 
-        Parameters
-        ----------
-        fitted_score : as :func:`wsi_meta.heatmaps.score_model.fitted_score` returns it
-
-        Returns
-        -------
-        The same store with the new record; this object keeps the old one.
-
-        Raises
-        ------
-        HeatmapError
-            when the scan has not reached its end.
+        Returns the same store with the new record; this object keeps the old one.
         """
         if self.result is None:
             raise HeatmapError(f"{self.path}: not scanned to the end, so there is no score; scan it again to continue")
@@ -285,8 +286,10 @@ class Heatmap:
             return self._arrays[name]
 
     def _read(self, name: str, part: Any = ...) -> NDArray[Any]:
+        if self.seen is not None and name == "status":
+            return np.array(self.seen[part])
         try:
-            return np.asarray(self._array(name)[part])
+            values = np.asarray(self._array(name)[part])
         except OSError:
             raise
         except Exception as error:  # each codec has its own
@@ -294,3 +297,4 @@ class Heatmap:
             if not self.root.exists():
                 told = "no such store any more; open it again where it lies now"
             raise HeatmapError(f"{self.path}: {told}") from error
+        return values if self.seen is None else np.where(self.seen[part] == Status.SCANNED, values, np.float32(np.nan))

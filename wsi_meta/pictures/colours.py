@@ -72,6 +72,8 @@ def colour_cells(
 ) -> NDArray[np.float64]:
     """Return RGBA of every cell, 0 to 1; with `alpha` None they are opaque, since no slide lies beneath.
 
+    One that was scanned and has no value is as one that is unreadable.
+
     Parameters
     ----------
     values, status : of the cells, (rows, cols)
@@ -86,6 +88,7 @@ def colour_cells(
     colours[known < threshold, 3] = 0
     for state, (colour, _) in VEIL.items():
         colours[status == state] = colour
+    colours[np.isnan(values) & (status == Status.SCANNED)] = VEIL[Status.UNREADABLE][0]
     return colours
 
 

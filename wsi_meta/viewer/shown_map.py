@@ -143,10 +143,9 @@ def pack(heatmap: Heatmap) -> tuple[bytes, NDArray[np.float32]]:
     They lie row by row, one array after the other: those of :func:`layers_of` as little-endian uint16 (see :data:`TOP_STEP`),
     then the status as uint8.
     """
-    status = heatmap.status  # before the values: they are written before it
     spread = {"uncertainty": values} if (values := heatmap.uncertainty) is not None else {}
     known = {"probability": heatmap.probability} | spread | heatmap.measures
-    parts = [_steps(known[name], HIGHEST[name]).tobytes() for name in layers_of(heatmap)] + [status.tobytes()]
+    parts = [_steps(known[name], HIGHEST[name]).tobytes() for name in layers_of(heatmap)] + [heatmap.status.tobytes()]
     return gzip.compress(b"".join(parts), 3, mtime=0), known["probability"]
 
 
@@ -159,8 +158,7 @@ def layers_of(heatmap: Heatmap) -> tuple[str, ...]:
 def _read(path: Path) -> MapState:
     version = version_of(path)  # before the arrays: what changes meanwhile shows in the next version
     heatmap = Heatmap.open(path)
-    if heatmap.result is not None:
-        heatmap = open_sound(heatmap)
+    heatmap = heatmap.as_of_now() if heatmap.result is None else open_sound(heatmap)
     packed, probability = pack(heatmap)
     return MapState(version, heatmap, probability, packed)
 

@@ -60,6 +60,7 @@ def draw_thumbnail(heatmap: Heatmap, slide: str | SlidePath | None) -> tuple[Ima
     """Return the picture, RGB, and whether the map is alone on it."""
     from PIL import Image
 
+    heatmap = heatmap.as_of_now()
     window = Window(0, 0, heatmap.grid.width, heatmap.grid.height)
     shape = window.pixels(SIDE_PX)
     beneath = None if slide is None else _read_slide(heatmap, slide, window, shape)
