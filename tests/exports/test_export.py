@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from wsi_meta.annotations.polygonize import trace_cells
 from wsi_meta.cli import main
 from wsi_meta.errors import DeviceError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.exports.export import FORMATS, export
+from wsi_meta.exports.ome_tiff import is_exported_tiff
 from wsi_meta.exports.smooth import smoothed
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.pyramid import coarser_levels
@@ -68,6 +70,16 @@ def test_an_ome_tiff_holds_the_map_where_it_lies(heatmap: Heatmap, tmp_path: Pat
     assert all(np.array_equal(*both, equal_nan=True) for both in zip(levels, wanted, strict=True))
     assert f'PhysicalSizeX="{CELL_UM}"' in ome
     assert 'PositionX="0.0"' in ome
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "a\x01b", "a\uffffb", 'zeile\nü <x> & "q"'])
+def test_an_ome_tiff_is_xml_whatever_the_slide_is_called(tmp_path: Path, name: str) -> None:
+    store = write_store(tmp_path / f"{name}.zarr", np.full((5, 5), 0.2, np.float32))
+    with tifffile.TiffFile(export(store, tmp_path / "o.ome.tif")) as file:
+        root = ElementTree.fromstring(file.ome_metadata or "")
+    (image,) = root.iter("{http://www.openmicroscopy.org/Schemas/OME/2016-06}Image")
+    assert image.attrib["Name"].isprintable()
+    assert is_exported_tiff(tmp_path / "o.ome.tif")
 
 
 def test_lesions_for_qupath_are_smooth_and_measured(heatmap: Heatmap, tmp_path: Path) -> None:

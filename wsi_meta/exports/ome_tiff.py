@@ -10,6 +10,7 @@ import numpy as np
 from wsi_meta.heatmaps.lesions import coverage
 from wsi_meta.heatmaps.pyramid import coarser_levels
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.words import printable
 
 __all__ = ["is_exported_tiff", "write_ome_tiff"]
 
@@ -17,6 +18,8 @@ TILE_CELLS = 256
 """Side of a stored tile."""
 MARK = "cell um"
 """Name of a remark that only this module writes."""
+NO_XML = {0xFFFE: r"\ufffe", 0xFFFF: r"\uffff"}
+"""Signs that a person is shown, and XML does not take."""
 
 
 def write_ome_tiff(heatmap: Heatmap, file: Path) -> None:
@@ -37,9 +40,9 @@ def write_ome_tiff(heatmap: Heatmap, file: Path) -> None:
     facts |= coverage(heatmap)
     metadata: dict[str, Any] = {
         "axes": "CYX",
-        "Name": record.slide.name,
+        "Name": _text(record.slide.name),
         "Channel": {"Name": list(channels)},
-        "MapAnnotation": {name: str(value) for name, value in facts.items()},
+        "MapAnnotation": {name: _text(str(value)) for name, value in facts.items()},
         "PhysicalSizeX": grid.cell_um,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": grid.cell_um,
@@ -58,6 +61,11 @@ def write_ome_tiff(heatmap: Heatmap, file: Path) -> None:
             own = {"metadata": metadata, "subifds": len(levels[0]) - 1} if number == 0 else {"subfiletype": 1, "metadata": None}
             per_cm = 1e4 / (grid.cell_um * 2**number)  # for programs that read no OME-XML
             writer.write(np.stack(level), resolution=(per_cm, per_cm), **own, **common)
+
+
+def _text(text: str) -> str:
+    """Return a text as XML can hold it: names of slides may have signs that it does not take."""
+    return printable(text).translate(NO_XML)
 
 
 def is_exported_tiff(path: Path) -> bool:
