@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -366,9 +367,23 @@ def test_a_thumbnail_is_made_once_and_again_when_the_store_changes(tmp_path: Pat
     first = out.stat().st_mtime_ns
     make_thumbnail(store.path, None, out)
     assert out.stat().st_mtime_ns == first
-    write_store(tmp_path / "a.zarr", MAP)
+    write_store(tmp_path / "a.zarr", np.sqrt(MAP))
     make_thumbnail(store.path, None, out)
     assert out.stat().st_mtime_ns > first
+
+
+def test_a_thumbnail_is_of_the_store_that_lies_there_however_old_that_is(tmp_path: Path) -> None:
+    """As where a store that was replaced is put back."""
+    store, out = write_store(tmp_path / "a.zarr", MAP), tmp_path / "a.jpg"
+    make_thumbnail(store, None, out)
+    own = out.read_bytes()
+    before = store.path.rename(tmp_path / "kept.zarr")
+    make_thumbnail(write_store(store.path, np.sqrt(MAP)), None, out)
+    assert out.read_bytes() != own
+    shutil.rmtree(store.path)
+    before.rename(store.path)
+    make_thumbnail(store.path, None, out)
+    assert out.read_bytes() == own
 
 
 def test_a_thumbnail_of_more_cells_than_pixels_hides_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

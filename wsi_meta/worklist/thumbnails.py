@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +32,12 @@ MOST_PX = 64_000_000
 PAPER = (246, 246, 243)
 """What lies beneath a map without its slide."""
 OPACITY = 0.7
-ALONE = b"wsi-meta: map alone"
-"""Comment in the picture of a map without its slide: it is drawn again when the slide is at hand."""
+ALONE = b"map alone"
+"""Stands in the comment in the picture of a map without its slide: it is drawn again when the slide is at hand."""
 
 
 def make_thumbnail(heatmap: Path | Heatmap, slide: str | SlidePath | None, out: Path) -> None:
-    """Draw a thumbnail where there is none that is newer than the store; what goes wrong is a missing picture and a warning.
+    """Draw a thumbnail where there is none of just this store; what goes wrong is a missing picture and a warning.
 
     Parameters
     ----------
@@ -46,11 +47,12 @@ def make_thumbnail(heatmap: Path | Heatmap, slide: str | SlidePath | None, out: 
     """
     store = heatmap.path if isinstance(heatmap, Heatmap) else heatmap
     try:
-        if _is_current(out, store, at_hand=_is_at_hand(slide)):
+        mark = _mark_of(store)
+        if _is_current(out, mark, at_hand=_is_at_hand(slide)):
             return
         picture, alone = draw_thumbnail(heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(store), slide)
         with written_whole(out) as partial:
-            picture.save(partial, "JPEG", quality=82, comment=ALONE if alone else b"wsi-meta")
+            picture.save(partial, "JPEG", quality=82, comment=mark + ALONE if alone else mark)
     except Exception as error:  # a picture is never worth a slide
         told = one_line(error) if isinstance(error, WsiMetaError) else first_line(error)
         logger.warning("%s: no thumbnail of it could be drawn (%s)", printable(str(store)), told)
@@ -72,15 +74,18 @@ def draw_thumbnail(heatmap: Heatmap, slide: str | SlidePath | None) -> tuple[Ima
     return picture, beneath is None
 
 
-def _is_current(out: Path, store: Path, *, at_hand: bool) -> bool:
-    """Tell whether a picture is newer than its store, and shows the slide where that can be had."""
+def _mark_of(store: Path) -> bytes:
+    """Return what is kept in the picture of a store: it follows from the record, and from the values by their checksums."""
+    return f"wsi-meta {hashlib.sha256((store / 'zarr.json').read_bytes()).hexdigest()} ".encode()
+
+
+def _is_current(out: Path, mark: bytes, *, at_hand: bool) -> bool:
+    """Tell whether a picture is of the store with this mark, and shows the slide where that can be had."""
     from PIL import Image
 
     try:
-        if out.stat().st_mtime < (store / "zarr.json").stat().st_mtime:
-            return False
         with Image.open(out) as picture:
-            return not (at_hand and picture.info.get("comment") == ALONE)
+            return picture.info.get("comment") in ((mark,) if at_hand else (mark, mark + ALONE))
     except OSError:
         return False
 
