@@ -317,3 +317,18 @@ class TestInAFrameOfItsOwn:
         assert segment.SegmentLabel == told
         assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning.startswith(kind)
         assert not written.get_total_pixel_matrix(combine_segments=True).any()
+
+    def test_no_lesion_of_an_area_is_not_no_lesion(self, hd: Any, tmp_path: Path) -> None:
+        store = store_of(tmp_path / "s.zarr", "0" * 64)
+        written = hd.seg.segread(export(store, tmp_path / "x.dcm", min_area=1000))
+        (segment,) = written.SegmentSequence
+        assert segment.SegmentLabel == "no lesion found (1000 mm2 or more)"
+        (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
+        assert ",min_area_mm2=1000," in algorithm.AlgorithmParameters
+
+    def test_lesions_of_other_thresholds_are_tracked_as_others(self, hd: Any, tmp_path: Path) -> None:
+        values = np.full((5, 5), 0.6, np.float32)
+        values[2, 2:4] = 0.9
+        store = write_store(tmp_path / "s.zarr", values, mpp=0.25)
+        written = [hd.seg.segread(export(store, tmp_path / f"{least}.dcm", threshold=least)) for least in (0.5, 0.8)]
+        assert len({one.SegmentSequence[0].TrackingUID for one in written}) == 2

@@ -101,6 +101,18 @@ def test_lesions_for_qupath_are_smooth_and_measured(heatmap: Heatmap, tmp_path: 
     assert len(again[0]["geometry"]["coordinates"][0]) == 5, "along the cells' sides"
 
 
+def test_lesions_of_other_thresholds_have_other_ids_where_they_differ(heatmap: Heatmap, tmp_path: Path) -> None:
+    """At 0.15 the largest one has no hole, and the one that lay in it is a part of it; the last one is the same."""
+    own, other = (
+        {feature["properties"]["measurements"]["Num Cells of map"]: feature["id"] for feature in _features(path)}
+        for path in (export(heatmap, tmp_path / f"{least}.geojson", threshold=least, peak=0.7) for least in (0.5, 0.15))
+    )
+    assert set(own) == {500, 4, 1}
+    assert set(other) == {600, 1}
+    assert own[500] != other[600]
+    assert own[1] == other[1]
+
+
 def test_outlines_read_back_fill_the_same_cells(heatmap: Heatmap, tmp_path: Path) -> None:
     tumor = heatmap.probability >= 0.5
     tumor[-1, -1] = False  # its centre lies beyond the slide's edge, where outlines are cut

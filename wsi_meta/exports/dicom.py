@@ -48,13 +48,14 @@ def write_segmentation(
     thresholds: tuple[float, float],
     file: Path,
     *,
+    min_area: float = 0.0,
     slide: str | Path | None,
 ) -> None:
     """Write each lesion as a segment of its own, in cells; one more holds the cells that could not be read or wait.
 
     Parameters
     ----------
-    lesions, thresholds : as :func:`wsi_meta.find_lesions` finds them by this threshold and peak
+    lesions, thresholds, min_area : as :func:`wsi_meta.find_lesions` finds them by this threshold, peak and least area, mm2
     slide : where it is a DICOM slide that says where it lies, the file is in its frame of reference, patient and study
 
     Raises
@@ -71,7 +72,7 @@ def write_segmentation(
         raise OptionsError(f"{len(lesions)} lesions; DICOM holds {MOST_SEGMENTS} at most; leave small ones out by --min-area")
     common = _make(heatmap, slide, "lesions")
     cells = segment_cells(heatmap.probability, heatmap.status, lesions, thresholds, heatmap.grid)
-    descriptions = _describe(heatmap, lesions, thresholds, unknown=bool((cells > len(lesions)).any()))
+    descriptions = _describe(heatmap, lesions, thresholds, min_area, unknown=bool((cells > len(lesions)).any()))
     segmentation = hd.seg.Segmentation(
         pixel_array=cells[None],
         segmentation_type="BINARY",
@@ -134,17 +135,19 @@ def segment_cells(
     return cells
 
 
-def _describe(heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[float, float], *, unknown: bool) -> list[Any]:
+def _describe(
+    heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[float, float], min_area: float, *, unknown: bool
+) -> list[Any]:
     """Return what a Segmentation says of its segments: one for each lesion, one for what is `unknown`, one at least."""
     hd, codes = _load()
+    tumor, record = codes.SCT.NeoplasmMetastatic, heatmap.record
     labels = [
-        (f"lesion {lesion.number}: {at_least(lesion.size_class, cut=lesion.cut)}", codes.SCT.NeoplasmMetastatic)
-        for lesion in lesions
+        (f"lesion {lesion.number}: {at_least(lesion.size_class, cut=lesion.cut)}", tumor, lesion.mark) for lesion in lesions
     ]
-    labels += [(NOT_READ, codes.SCT.Unknown)] * unknown
+    labels += [(NOT_READ, codes.SCT.Unknown, NOT_READ)] * unknown
     if not labels:
-        of_none = codes.SCT.Unknown if heatmap.record.nothing_scanned else codes.SCT.NeoplasmMetastatic
-        labels = [(none_found(heatmap.record), of_none)]
+        least = f" ({min_area:g} mm2 or more)" if min_area and not record.nothing_scanned else ""
+        labels = [(none_found(record) + least, codes.SCT.Unknown if record.nothing_scanned else tumor, "none")]
     algorithm = hd.AlgorithmIdentificationSequence(
         "wsi-meta",
         codes.DCM.ArtificialIntelligence,
@@ -152,7 +155,8 @@ def _describe(heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[flo
         parameters={
             "threshold": f"{thresholds[0]:g}",
             "peak": f"{thresholds[1]:g}",
-            "model": heatmap.record.identity.model,
+            "min_area_mm2": f"{min_area:g}",
+            "model": record.identity.model,
         },
     )
     return [
@@ -163,10 +167,10 @@ def _describe(heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[flo
             segmented_property_type=kind,
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
-            tracking_uid=made_uid(heatmap, f"{heatmap.record.identity.model} {label}"),
+            tracking_uid=made_uid(heatmap, f"{record.identity.model} {mark}"),
             tracking_id=label,
         )
-        for number, (label, kind) in enumerate(labels, 1)
+        for number, (label, kind, mark) in enumerate(labels, 1)
     ]
 
 

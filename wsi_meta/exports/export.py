@@ -132,7 +132,7 @@ def export(
         elif form == "asap":
             write_asap(lesions, partial, why_incomplete=opened.record.why_incomplete)
         else:
-            write_segmentation(opened, lesions, thresholds, partial, slide=slide)
+            write_segmentation(opened, lesions, thresholds, partial, min_area=min_area, slide=slide)
     return target
 
 

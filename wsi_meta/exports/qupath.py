@@ -84,8 +84,7 @@ def _lesion_feature(heatmap: Heatmap, lesion: Lesion, origin: tuple[int, int], *
         },
     }
     kind = "Polygon" if len(rings) == 1 else "MultiPolygon"
-    name = _id(heatmap, f"lesion {lesion.number}")
-    return feature(kind, rings[0] if len(rings) == 1 else rings, properties, name)
+    return feature(kind, rings[0] if len(rings) == 1 else rings, properties, _id(heatmap, lesion.mark))
 
 
 def _cell_features(heatmap: Heatmap, origin: tuple[int, int], least: float) -> Iterator[dict[str, Any]]:

@@ -68,6 +68,11 @@ class Lesion:
         """Macrometastasis over 2 mm, micrometastasis over 0.2 mm, isolated tumor cells below."""
         return next((name for name, limit in SIZE_CLASSES if self.diameter_mm > limit), SIZE_CLASSES[-1][0])
 
+    @property
+    def mark(self) -> str:
+        """What tells it from all others of the same map, whatever thresholds and numbers they have: its peak and its size."""
+        return f"lesion {self.peak_x} {self.peak_y} {self.cells}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return all but the outlines as plain JSON values."""
         fields = {name: value for name, value in vars(self).items() if name != "outlines"}
