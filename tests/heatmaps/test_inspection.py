@@ -21,6 +21,7 @@ from stores import write_store
 from wsi_meta import check_heatmaps
 from wsi_meta.cli import main
 from wsi_meta.errors import HeatmapError, OptionsError
+from wsi_meta.exports.export import export
 from wsi_meta.heatmaps.inspection import contradictions
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.scoring import sum_up
@@ -173,6 +174,14 @@ def test_what_the_disk_does_not_give_is_no_damage(store: Path) -> None:
     assert _line(store).endswith("try again when it can be read")
 
 
+def test_what_is_no_heatmap_is_not_called_damaged(store: Path, tmp_path: Path) -> None:
+    slide = tmp_path / "a.tif"
+    slide.write_bytes(b"II*")
+    picture = tmp_path / "picture.ome.zarr"
+    assert [check.state for check in check_heatmaps(slide, export(store, picture), store)] == ["no heatmap"] * 2 + ["sound"]
+    assert _line(slide) == "no heatmap: not a folder; expected a heatmap from 'wsi-meta scan'"
+
+
 def test_a_list_is_refused_as_one_store(store: Path) -> None:
     with pytest.raises(OptionsError, match="heatmap: is of type list; expected paths, each by itself"):
         check_heatmaps([store])  # type: ignore[arg-type]
@@ -189,7 +198,7 @@ def test_the_command_takes_stores_and_folders(store: Path, tmp_path: Path) -> No
     result = run.invoke(main, ["check", str(store), str(folder)])
     assert result.exit_code == 1
     assert [line.split(": ")[1] for line in result.stdout.splitlines()] == ["sound", "sound", "not scanned to the end", "sound"]
-    assert result.stderr == "Error: 1 of 4 heatmaps are damaged or unfinished\n"
+    assert result.stderr == "Error: 1 of 4 are not sound, whole heatmaps\n"
     states = results_of(run.invoke(main, ["check", str(folder), "--json"]).stdout)
     assert [(Path(part["heatmap"]).name, part["state"]) for part in states] == [
         ("a.zarr", "sound"),

@@ -274,4 +274,4 @@ def check(stores: tuple[Path, ...], as_json: bool) -> None:
     else:
         print("\n".join(printable(check.line) for check in checks))
     if bad := sum(check.state != "sound" for check in checks):
-        raise click.ClickException(f"{bad} of {len(checks)} heatmaps are damaged or unfinished")
+        raise click.ClickException(f"{bad} of {len(checks)} are not sound, whole heatmaps")

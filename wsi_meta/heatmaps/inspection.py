@@ -41,7 +41,7 @@ class StoreCheck:
     """Path of the store."""
     state: str
     """``sound``: scanned to the end, and all is there. ``unfinished``: sound as far as it goes. ``damaged``. ``unreadable``:
-    the disk or the network does not give it."""
+    the disk or the network does not give it. ``no heatmap``: it is something else, such as a slide."""
     found: str
     """What was found, where, and what to do, in one line."""
     blocks: int | None = None
@@ -151,7 +151,8 @@ def _check(store: Path) -> StoreCheck:
         heatmap = Heatmap.open(store)
         return _judge(heatmap, damaged_blocks(heatmap))
     except HeatmapError as error:
-        return StoreCheck(str(store), "damaged", one_line(error).removeprefix(f"{store}: ").removeprefix("damaged: "))
+        state = "damaged" if is_heatmap_path(store) else "no heatmap"
+        return StoreCheck(str(store), state, one_line(error).removeprefix(f"{store}: ").removeprefix("damaged: "))
     except OSError as error:
         return StoreCheck(str(store), "unreadable", f"{error.strerror or one_line(error)}; try again when it can be read")
 
