@@ -29,7 +29,7 @@ from fuzzing.commands import Ended, run_command
 from fuzzing.standin import HashPredictor
 from wsi_meta.cli import main
 from wsi_meta.cohorts.batch import scan_slides
-from wsi_meta.heatmaps.ownership import foreign_part
+from wsi_meta.heatmaps.layout import foreign_part
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.scanning.crashes import noted_crashes
 from wsi_meta.scanning.scanner import Scanner

@@ -16,9 +16,8 @@ from stores import write_store
 
 from wsi_meta.exports.export import export
 from wsi_meta.heatmaps.inspection import check_heatmaps
-from wsi_meta.heatmaps.layout import multiscale
+from wsi_meta.heatmaps.layout import foreign_part, multiscale
 from wsi_meta.heatmaps.lesions import find_lesions, lesion_facts
-from wsi_meta.heatmaps.ownership import foreign_part
 from wsi_meta.heatmaps.pyramid import halve
 from wsi_meta.heatmaps.regions import SIZE_COLOURS
 from wsi_meta.heatmaps.soundness import stale_labels

@@ -18,8 +18,8 @@ from stores import make_record, write_block, write_store
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked
-from wsi_meta.heatmaps.layout import FORMS
-from wsi_meta.heatmaps.ownership import claimed, foreign_part, is_store, put_in_place, remove_store, stores_in, temporary_store
+from wsi_meta.heatmaps.layout import FORMS, foreign_part
+from wsi_meta.heatmaps.ownership import claimed, is_store, put_in_place, remove_store, stores_in, temporary_store
 from wsi_meta.heatmaps.soundness import damaged_blocks
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs.kept_files import refuse_inside_store
@@ -212,6 +212,21 @@ def test_what_a_killed_scan_left_is_put_in_order(tmp_path: Path) -> None:
     with claimed(path, overwrite=False):
         assert Heatmap.open(path).finished
     assert _left(tmp_path) == ["h.zarr"]
+
+
+@pytest.mark.parametrize("found", [Status.PENDING, Status.UNREADABLE, None])
+def test_a_store_that_waits_stands_again_for_one_that_says_nothing(tmp_path: Path, found: Status | None) -> None:
+    """As after a kill before the first block that could be read. In doubt, as where the disk fails, both stay."""
+    path, grid = tmp_path / "h.zarr", PatchGrid(96, 64, 0.972, 0.972, 96, 32, block_px=1920)
+    heatmap = Heatmap.create(path, make_record(grid), np.ones(grid.shape, bool), overwrite=False)
+    if found == Status.UNREADABLE:
+        write_block(heatmap, grid.blocks()[0], np.full(grid.shape, np.nan), np.full(grid.shape, found, np.uint8))
+    if found is None:
+        (path / "status" / "zarr.json").write_text("cut")
+    old = write_store(tmp_path / "old.zarr", MAP).path.rename(temporary_store(path, "old"))
+    with claimed(path, overwrite=False):
+        assert Heatmap.open(path).finished is (found is not None)
+    assert _left(tmp_path) == (["h.zarr"] if found is not None else [old.name, "h.zarr"])
 
 
 @pytest.mark.parametrize("state", ["new", "old", "gone"])

@@ -346,6 +346,53 @@ def test_nothing_readable_leaves_no_store(tmp_path: Path, thin_model: Model) -> 
         assert not (tmp_path / "h.zarr").exists()
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_older_heatmap_stays_where_nothing_can_be_read(tmp_path: Path, thin_model: Model, linked: bool) -> None:
+    path, out = write_slide(tmp_path / "s.tif", texture(256, 256)), tmp_path / "h.zarr"
+    if linked:
+        (tmp_path / "disk").mkdir()
+        out.symlink_to(tmp_path / "disk" / "far.zarr")
+    good = path.read_bytes()
+    settings: dict[str, Any] = {"model": thin_model, "tissue_mask": "none"}
+    damage_tile(path, 0)
+    with pytest.raises(SlideReadError, match="this scan leaves no heatmap"):
+        scan_darkness(path, out, **settings)
+    assert not out.exists()
+    path.write_bytes(good)
+    first = scan_darkness(path, out, **settings)
+    damage_tile(path, 0)
+    with pytest.raises(SlideReadError, match="this scan leaves no heatmap"):
+        scan_darkness(path, out, stride_px=64, overwrite=True, **settings)
+    there = Heatmap.open(out)
+    assert there.finished
+    assert there.record == first.record
+    np.testing.assert_array_equal(there.probability, first.probability)
+    assert not [*tmp_path.rglob(".*")], "nothing is left beside it"
+    path.write_bytes(good)
+    assert scan_darkness(path, out, stride_px=64, overwrite=True, **settings).record.grid.stride_px == 64
+    assert not [*tmp_path.rglob(".*")]
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_an_interrupted_scan_replaces_a_heatmap_once_it_has_a_block(tmp_path: Path, thin_model: Model, blocks: int) -> None:
+    path, out = write_slide(tmp_path / "s.tif", texture(768, 768)), tmp_path / "h.zarr"
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 192, "scheduler": "synchronous", "tissue_mask": "none"}
+    first = scan_darkness(path, out, **settings)
+
+    class Interrupted(Counting):
+        def predict_block(self, *arguments: Any, **named: Any) -> Any:
+            if len(self.seen) == blocks:
+                raise KeyboardInterrupt
+            return super().predict_block(*arguments, **named)
+
+    with pytest.raises(KeyboardInterrupt):
+        scan_darkness(path, out, kind=Interrupted, overwrite=True, **settings)
+    there = Heatmap.open(out)
+    assert there.finished == (blocks == 0)
+    assert int((there.status == Status.SCANNED).sum()) == (36 if blocks else first.status.size)
+    assert not [*tmp_path.glob(".*")]
+
+
 def test_progress_is_told_with_every_batch(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     told: list[tuple[Path, int, int]] = []
     settings: dict[str, Any] = {"model": thin_model, "block_px": 384, "batch_size": 8, "stride_px": 64}

@@ -31,6 +31,7 @@ __all__ = [
     "ArrayForm",
     "attributes_of",
     "checksum",
+    "foreign_part",
     "image_label",
     "is_our_folder",
     "is_ours",
@@ -118,6 +119,15 @@ def is_ours(inside: Path) -> bool:
 def is_our_folder(inside: Path) -> bool:
     """Tell whether a folder, by its path inside a store, is one that a scan makes."""
     return OUR_FOLDERS.fullmatch(inside.as_posix()) is not None
+
+
+def foreign_part(store: Path) -> str | None:
+    """Return the path, inside the store, of something that is not ours; None where all is."""
+    for entry in sorted(store.rglob("*")):
+        inside = entry.relative_to(store)
+        if entry.is_symlink() or not (is_our_folder(inside) if entry.is_dir() else is_ours(inside)):
+            return inside.as_posix()
+    return None
 
 
 def checksum(*values: NDArray[Any]) -> int:

@@ -1,8 +1,8 @@
 """Who owns what stands at a store's path: one scan at a time, and only what is ours is ever removed.
 
 Beside a store ``heat.zarr`` stand, for an instant or after a kill, ``.heat.zarr.lock`` and folders
-``.heat.zarr.<12 letters>.new`` (a store that is being made), ``.old`` (one that waits until its successor stands) and ``.gone``
-(one that is being removed).
+``.heat.zarr.<12 letters>.new`` (a store that is being made), ``.old`` (one that waits until its successor says something of the
+slide) and ``.gone`` (one that is being removed).
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, WsiMetaError, truth
 from wsi_meta.files.locks import locked
 from wsi_meta.files.zarr_folder import is_zarr_image
-from wsi_meta.heatmaps.layout import is_our_folder, is_ours
-from wsi_meta.heatmaps.record import FORMAT_VERSION
+from wsi_meta.heatmaps.layout import foreign_part, is_our_folder, is_ours
+from wsi_meta.heatmaps.record import FORMAT_VERSION, UNKNOWN, Status
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.kept_files import is_heatmap, is_store
 from wsi_meta.outputs.paths import UNIQUE, cannot_be_written, real_path, unique_name
-from wsi_meta.outputs.writing import flush, written_whole
+from wsi_meta.outputs.writing import flush
 from wsi_meta.words import some_of
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = [
     "NO_HEATMAP",
     "claimed",
-    "foreign_part",
     "is_heatmap_path",
     "is_store",
     "is_torn_store",
@@ -42,7 +43,6 @@ __all__ = [
     "remove_part",
     "remove_partials",
     "remove_store",
-    "rewrite_attributes",
     "stores_in",
     "temporary_store",
     "written_into",
@@ -58,7 +58,9 @@ TEMPORARY = re.compile(rf"\..+\.{UNIQUE}\.(?:new|old|gone)")
 
 @contextmanager
 def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
-    """Hold a store's path for one scan; first put in order what a killed scan left there.
+    """Hold a store's path for one scan. What a killed scan left there is put in order first, what this one leaves in the end.
+
+    An older store that was replaced goes in the end, or stands again where nothing of the slide was scanned.
 
     Parameters
     ----------
@@ -74,10 +76,17 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
     """
     check_folder(path)
     with locked(path):
-        _tidy(real_path(path))
+        place = real_path(path)
+        _tidy(place)
+        if is_store(place):
+            remove_partials(place)
         if overwrite:
             refuse_to_replace(path, overwrite=True)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # what it ended with is told instead; the next scan puts it in order
+                _tidy(place)
 
 
 def is_torn_store(path: Path) -> bool:
@@ -109,22 +118,13 @@ def is_heatmap_path(path: Path) -> bool:
     return (path / "zarr.json").exists() or (path.suffix == ".zarr" and not stores_in(path))
 
 
-def foreign_part(store: Path) -> str | None:
-    """Return the path, inside the store, of something that is not ours; None where all is."""
-    for entry in sorted(store.rglob("*")):
-        inside = entry.relative_to(store)
-        if entry.is_symlink() or not (is_our_folder(inside) if entry.is_dir() else is_ours(inside)):
-            return inside.as_posix()
-    return None
-
-
 def temporary_store(path: Path, state: str = "new") -> Path:
     """Return a name beside a store's path that nothing has; `state` is ``new``, ``old`` or ``gone``."""
     return path.with_name(f".{path.name}.{unique_name()}.{state}")
 
 
 def put_in_place(new: Path, path: Path) -> None:
-    """Let a store that was made under a temporary name stand at `path`; an older one stays until it does.
+    """Let a store that was made under a temporary name stand at `path`; an older one waits aside, see :func:`claimed`.
 
     What it says of itself reaches the disk before that. Its chunks need not: they only say which cells hold tissue, and a scan
     that finds one torn after a loss of power makes it again. A large slide has a thousand of them, at milliseconds each.
@@ -148,7 +148,6 @@ def put_in_place(new: Path, path: Path) -> None:
             old.rename(path)
         raise OutputExistsError(f"{path}: something else was written there meanwhile; choose another --out") from error
     flush(path.parent)
-    remove_store(old)
 
 
 def remove_store(path: Path) -> None:
@@ -191,16 +190,28 @@ def remove_partials(store: Path) -> None:
 
 
 def _tidy(path: Path) -> None:
-    """Put back an older store that a killed scan moved aside, if nothing stands in its place; remove what else it left."""
+    """Put back an older store that was moved aside, if what stands in its place says nothing; remove what else a scan left."""
     name = re.compile(rf"\.{re.escape(path.name)}\.{UNIQUE}\.(new|old|gone)")
     for entry in [entry for entry in path.parent.iterdir() if name.fullmatch(entry.name)]:
-        if entry.suffix == ".old" and not path.exists():
-            if is_store(entry):
-                entry.rename(path)
-        elif entry.is_dir() and foreign_part(entry) is None:
+        if entry.suffix == ".old" and (is_store(entry) or is_torn_store(entry)):
+            _settle(entry, path)
+        elif entry.is_dir() and foreign_part(entry) is None and (entry.suffix != ".old" or path.exists()):
             remove_store(entry)
-    if is_store(path):
-        remove_partials(path)
+
+
+def _settle(old: Path, path: Path) -> None:
+    """Put back an older store where its successor is missing or says nothing, else remove it; in doubt it waits on."""
+    if path.exists():
+        try:
+            status: Any = open_group(path)["status"]
+            found = np.unique(status[...])
+        except Exception:  # damaged, or the disk's; each codec has its own
+            return
+        is_told = Status.SCANNED in found or not np.isin(found, UNKNOWN).any()
+        if foreign_part(leaving := old if is_told else path) is None:
+            remove_store(leaving)
+    if not path.exists():
+        old.rename(path)
 
 
 def open_group(path: Path) -> zarr.Group:
@@ -239,21 +250,6 @@ def open_group(path: Path) -> zarr.Group:
     if isinstance(version := parts.get("format_version"), int) and version > FORMAT_VERSION:
         raise HeatmapError(f"{path}: heatmap format {version} is newer than {FORMAT_VERSION}; update wsi-meta")
     return group
-
-
-def rewrite_attributes(path: Path, attributes: dict[str, Any]) -> None:
-    """Change attributes of a group; after a kill or a loss of power they are the old ones or the new ones.
-
-    Raises
-    ------
-    OutputPathError
-        when they cannot be written, for example to a full disk.
-    """
-    mark = path / "zarr.json"
-    content = json.loads(mark.read_bytes())
-    content["attributes"] |= attributes
-    with written_whole(mark) as partial:
-        partial.write_text(json.dumps(content))
 
 
 @contextmanager

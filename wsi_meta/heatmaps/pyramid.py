@@ -16,6 +16,7 @@ from wsi_meta.heatmaps.layout import FORMS, LABELS, attributes_of, label_metadat
 from wsi_meta.heatmaps.ownership import remove_part
 from wsi_meta.heatmaps.record import ScanRecord, Status, seal_of
 from wsi_meta.heatmaps.regions import label_regions, numbered
+from wsi_meta.outputs.writing import written_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,7 @@ __all__ = [
     "label_arrays",
     "level_arrays",
     "place_arrays",
+    "rewrite_attributes",
     "write_derived",
     "write_empty",
 ]
@@ -119,6 +121,21 @@ def label_arrays(
         for name, image in images.items()
         for number, level in enumerate([image, *coarser_levels(image)])
     }
+
+
+def rewrite_attributes(path: Path, attributes: dict[str, Any]) -> None:
+    """Change attributes of a group; after a kill or a loss of power they are the old ones or the new ones.
+
+    Raises
+    ------
+    OutputPathError
+        when they cannot be written, for example to a full disk.
+    """
+    mark = path / "zarr.json"
+    content = json.loads(mark.read_bytes())
+    content["attributes"] |= attributes
+    with written_whole(mark) as partial:
+        partial.write_text(json.dumps(content))
 
 
 def write_derived(

@@ -37,11 +37,10 @@ from wsi_meta.heatmaps.ownership import (
     refuse_to_replace,
     remove_partials,
     remove_store,
-    rewrite_attributes,
     temporary_store,
     written_into,
 )
-from wsi_meta.heatmaps.pyramid import before_scan, write_derived, write_empty
+from wsi_meta.heatmaps.pyramid import before_scan, rewrite_attributes, write_derived, write_empty
 from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord, ScanResult, Status, open_seal, seal_of
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.paths import as_path, real_path
@@ -113,7 +112,7 @@ class Heatmap:
         ----------
         record : of a scan that has no result yet; its identity says the grid and whether uncertainty is kept
         tissue : bool, the grid's shape
-        overwrite : replace an older heatmap at `path`, which stays until the new one stands; anything else at `path`, or a
+        overwrite : replace an older heatmap at `path`, which waits aside: see :func:`.claimed`; anything else at `path`, or a
             heatmap that also holds what is not ours, is never replaced
 
         Raises

@@ -24,6 +24,7 @@ from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
+from wsi_meta.outputs.paths import real_path
 from wsi_meta.quality.judging import Unlikeness, judge_slide
 from wsi_meta.quality.verdict import blurred_share, folded_share
 from wsi_meta.scanning.crashes import Journal
@@ -138,8 +139,8 @@ def refuse_nothing(heatmap: Heatmap, slide: SlidePath) -> None:
     """
     cells = heatmap.result.cells if heatmap.result else {}
     if cells.get("unreadable") and not cells["scanned"]:
-        remove_store(heatmap.root)
-        raise SlideReadError(f"{slide}: none of its tissue can be read; no heatmap was kept; copy the slide again")
+        remove_store(real_path(heatmap.root))
+        raise SlideReadError(f"{slide}: none of its tissue can be read; this scan leaves no heatmap; copy the slide again")
 
 
 def tell_end(note: Callable[..., None], heatmap: Heatmap, source: SlidePath, opened: Slide, turn: Turn) -> None:
