@@ -306,6 +306,19 @@ class TestManifest:
         assert "\n" not in str(error.value)
 
 
+def test_one_file_is_no_tissue_mask_of_several_slides(here: Path) -> None:
+    touch("a.tif", "b.tif", "mask.png")
+    Path("m.csv").write_text("slide,tissue_mask\na.tif,mask.png\nb.tif,\n")
+    one = SlideSettings(tissue_mask="mask.png")
+    for slides in (["a.tif", "b.tif"], ["."]):
+        with pytest.raises(OptionsError, match=r"^tissue mask mask\.png: one file for 2 slides; expected one slide, or 'none'"):
+            Request(slides, "out", one).batch()
+        assert len(Request(slides, "out", SlideSettings(tissue_mask="none")).batch().jobs) == 2
+    assert [job.of_slide.tissue_mask for job in Request(["a.tif"], "out", one).batch().jobs] == ["mask.png"]
+    own = Request([], "out", one, manifest="m.csv").batch().jobs
+    assert [job.of_slide.tissue_mask for job in own] == [str(here / "mask.png"), "mask.png"]
+
+
 def test_a_network_is_opened_once_for_the_slides_that_share_it(tmp_path: Path, thin_model: Model) -> None:
     rows = "slide,model,stride,tissue_mask a.tif b.tif,net.safetensors c.tif,,64,none d.tif,net.safetensors e.tif,,,mask.png"
     for seed, name in enumerate("abcde"):

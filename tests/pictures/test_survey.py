@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,15 @@ class TestRoundTrip:
         del content["wsi_meta"]  # as QuPath writes it again
         (tmp_path / "edited.geojson").write_text(json.dumps(content))
         assert read_tissue_mask(tmp_path / "edited.geojson", slide).fingerprint() == found.fingerprint()
+
+    def test_outlines_of_another_slide_are_refused(self, tmp_path: Path) -> None:
+        image = _blots(700, 900, 300)
+        survey_tissue(write_slide(tmp_path / "s.tif", image), out=tmp_path / "mask.geojson")
+        shutil.copy(tmp_path / "s.tif", tmp_path / "copy.tif")
+        other = write_slide(tmp_path / "other.tif", image[::-1])
+        assert read_tissue_mask(tmp_path / "mask.geojson", open_slide(tmp_path / "copy.tif")).fraction > 0
+        with pytest.raises(DataError, match=r"mask\.geojson: outlines of another slide than .*other\.tif; expected those of"):
+            read_tissue_mask(tmp_path / "mask.geojson", open_slide(other))
 
     def test_a_scan_goes_on_with_the_written_mask(self, tmp_path: Path, thin_model: Model) -> None:
         slide = write_slide(tmp_path / "s.tif", _blots(301, 403, 100))

@@ -66,7 +66,8 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
     "--tissue-mask",
     type=options.FILE_OR_WORD,
     help="Outlines (.geojson of QuPath, .xml of ASAP or ImageScope), or an image over the slide, 0 = background; 'none' scans "
-    "everything. Default: found by colour, as wsi-meta tissue shows it.",
+    "everything. A file is for one slide: for several, --manifest names each one's. Default: found by colour, as wsi-meta "
+    "tissue shows it.",
 )
 @options.score_model_option
 @options.device_option

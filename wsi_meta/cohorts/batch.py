@@ -66,7 +66,7 @@ def scan_slides(
     recursive, extensions : for folders; see :func:`wsi_meta.find_slides`
     scanner : one to use, which stays open; None makes one of `settings`
     mpp : for slides that state none; only that of one slide that is named overrules what it states
-    reader, tissue_mask, overwrite : for each slide, as :func:`wsi_meta.scan`
+    reader, tissue_mask, overwrite : for each slide, as :func:`wsi_meta.scan`; a file of tissue is for one slide
     shard : ``I/N`` or the two numbers: only every N-th slide in the order of names, from the I-th on, counted from 0. N such
         calls with the same slides, on as many machines, share one `out`, and scan each slide once
     stage : folder on a fast disk that slides are copied to before they are scanned, and removed from afterwards; a
@@ -87,7 +87,8 @@ def scan_slides(
     OutputExistsError
         when ``summary.csv`` or ``summary.json`` is there and not ours.
     OptionsError
-        when both a scanner and settings for one are given, or the settings do not go together.
+        when both a scanner and settings for one are given, or the settings do not go together; when several slides would have
+        one file as their tissue mask.
     """
     open_scanner, of_slide = opener(scanner, settings), SlideSettings(mpp, reader, tissue_mask, overwrite)
     asked = settings if scanner is None else None

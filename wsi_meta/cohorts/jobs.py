@@ -10,7 +10,7 @@ from typing import Any
 from wsi_meta.cohorts.inputs import SlideInput
 from wsi_meta.cohorts.retry import retry_command
 from wsi_meta.cohorts.shards import Shard
-from wsi_meta.errors import settle, truth
+from wsi_meta.errors import OptionsError, settle, truth
 from wsi_meta.slides.pixel_size import UsualMpp, given_mpp
 
 __all__ = ["Job", "SlideSettings", "groups_of", "jobs_of"]
@@ -75,7 +75,13 @@ def jobs_of(
         and was named
     settings : of the scanner, for slides that have none of their own; None where they are not known
     shard : part of the slides; None for all
+
+    Raises
+    ------
+    OptionsError
+        when several slides would have one file as their tissue mask.
     """
+    _refuse_one_mask(found, of_slide.tissue_mask)
     if of_slide.mpp is not None and not (len(found) == 1 and found[0].given):
         of_slide = replace(of_slide, mpp=UsualMpp(given_mpp(found[0].path, of_slide.mpp)))
     own = range(len(found)) if shard is None else shard.places_of([slide.name for slide in found])
@@ -90,6 +96,15 @@ def jobs_of(
         )
         for place, slide in ((place, found[place]) for place in own)
     ]
+
+
+def _refuse_one_mask(found: Sequence[SlideInput], mask: str | Path | None) -> None:
+    users = sum(slide.tissue_mask is None for slide in found)
+    if mask is not None and str(mask) != "none" and users > 1:
+        raise OptionsError(
+            f"tissue mask {mask}: one file for {users} slides; expected one slide, or 'none'; a --manifest names each slide's "
+            "own in its column tissue_mask"
+        )
 
 
 def groups_of(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], list[Job]]]:

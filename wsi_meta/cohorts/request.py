@@ -63,7 +63,7 @@ class Request:
         DataError
             when there is no slide, two have one name, or the manifest is wrong.
         OptionsError
-            when the shard is none, or `out` no path.
+            when the shard is none, `out` no path, or one file the tissue mask of several slides.
         OutputPathError, OutputExistsError
             when the folder of the stores, or the one to copy to, cannot be.
         """

@@ -180,7 +180,7 @@ def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
     ------
     DataError
         when it cannot be read, has several values or transparent pixels, its shape is not the slide's, larger or smaller, or
-        an outline lies off the slide.
+        an outline lies off the slide; when outlines say that they are of another slide.
     """
     of_kind("slide", slide, Slide, "an open slide, as open_slide returns it")
     if str(path) == "none":

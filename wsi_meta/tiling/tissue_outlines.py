@@ -70,9 +70,14 @@ def read_tissue_outlines(path: Path, slide: Slide) -> NDArray[np.bool_]:
     Raises
     ------
     DataError
-        when the file cannot be read, or the middle of an outline lies off the slide.
+        when the file cannot be read or says that it is of another slide, or the middle of an outline lies off the slide.
     """
     drawn, raster = read_drawn(path), MaskRaster.of(slide)
+    if drawn.slide is not None and not slide.has_fingerprint(drawn.slide):
+        raise DataError(
+            f"{path}: outlines of another slide than {slide.path}; expected those of this one; was it replaced, or opened by "
+            "another --reader when they were made? make them anew: wsi-meta tissue"
+        )
     outlines: dict[bool, list[Outline]] = {True: [], False: []}
     for region in drawn.regions:
         kind = is_tissue(region.groups) if region.tumor is None else region.tumor
@@ -103,6 +108,8 @@ def read_tissue_outlines(path: Path, slide: Slide) -> NDArray[np.bool_]:
 def tissue_features(mask: NDArray[np.bool_], step: float, slide: Slide) -> dict[str, Any]:
     """Return a mask as a GeoJSON FeatureCollection in QuPath's frame: a polygon for each connected part, along its pixels.
 
+    It says of which slide it is.
+
     Parameters
     ----------
     mask : bool (rows, cols)
@@ -112,7 +119,7 @@ def tissue_features(mask: NDArray[np.bool_], step: float, slide: Slide) -> dict[
     origin = slide.bounds.corner
     polygons = [[_level_0(ring * step, slide, origin) for ring in rings] for rings in trace_cells(mask)]
     properties = {"objectType": "annotation", "name": "tissue", "classification": {"name": "Tissue", "color": [0, 130, 90]}}
-    return collection([feature("Polygon", polygon, properties) for polygon in polygons], origin)
+    return collection([feature("Polygon", polygon, properties) for polygon in polygons], origin, slide=slide.fingerprint())
 
 
 def _level_0(ring: NDArray[np.float64], slide: Slide, origin: tuple[int, int]) -> list[list[float]]:
