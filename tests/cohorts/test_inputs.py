@@ -22,7 +22,7 @@ from wsi_meta.cohorts.inputs import SlideInput, find_slides, read_scan_manifest
 from wsi_meta.cohorts.jobs import SlideSettings
 from wsi_meta.cohorts.request import Request
 from wsi_meta.dicom.series import WHOLE_SLIDE_IMAGE, dicom_series
-from wsi_meta.errors import DataError, OptionsError, SlideReadError
+from wsi_meta.errors import DataError, OptionsError, OutputPathError, SlideReadError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scanner import Scanner
@@ -317,6 +317,16 @@ def test_one_file_is_no_tissue_mask_of_several_slides(here: Path) -> None:
     assert [job.of_slide.tissue_mask for job in Request(["a.tif"], "out", one).batch().jobs] == ["mask.png"]
     own = Request([], "out", one, manifest="m.csv").batch().jobs
     assert [job.of_slide.tissue_mask for job in own] == [str(here / "mask.png"), "mask.png"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="no folder here that is writable within another that is not")
+def test_a_folder_in_one_that_cannot_be_written_to(here: Path) -> None:
+    touch("a.tif")
+    assert Request(["a.tif"], "/proc/self/cwd", SlideSettings()).batch().jobs[0].store == Path("/proc/self/cwd/a.zarr")
+    with pytest.raises(OutputPathError, match="the folder /proc/self cannot be written to"):
+        Request(["a.tif"], "/proc/self/new", SlideSettings()).batch()
+    with pytest.raises(OutputPathError, match="the folder /proc/self cannot be written to"):
+        Request(["a.tif"], "/proc/self", SlideSettings()).batch()
 
 
 def test_a_network_is_opened_once_for_the_slides_that_share_it(tmp_path: Path, thin_model: Model) -> None:

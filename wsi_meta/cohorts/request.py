@@ -87,5 +87,5 @@ def _check_folder(out: Path, slides: int) -> None:
         raise OutputPathError(f"{out}: a file; expected a folder for the heatmaps of {slides} slides")
     if is_heatmap(out):
         raise OutputPathError(f"{out}: a heatmap store, not a folder for the heatmaps of {slides} slides; choose another --out")
-    check_folder(out, temporary=False)
+    check_folder(out / "summary.csv" if out.exists() else out, temporary=False)  # nothing is written beside a folder
     check_summary(out)
