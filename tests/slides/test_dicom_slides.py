@@ -17,6 +17,8 @@ from slide_files import overwrite, texture
 from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.dicom.frames import dicom_grids
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.fingerprints import fingerprint_of
+from wsi_meta.files.same_file import SameFile
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.readers.openslide_reader import OpenSlideReader
 from wsi_meta.readers.reader import UnreadableRegionError
@@ -46,6 +48,19 @@ def test_a_tile_that_another_level_shows_was_lost(tmp_path: Path) -> None:
         assert (slide.read_region(200, 200, 56, 56) == 255).all(), "glass, as the other level shows"
         assert slide.read_region(0, 0, 128, 128).std() > 1
         assert slide.read_region(0, 0, SIDE, SIDE, level=1).std() > 1, "level 1 has all of its tiles"
+
+
+def test_a_slide_is_the_same_whichever_of_its_files_is_named(tmp_path: Path) -> None:
+    path = write_two_levels(tmp_path / "s")
+    with open_slide(path) as slide, open_slide(path.with_name("b.dcm")) as other:
+        assert slide.fingerprint() == other.fingerprint()
+        quickhash = slide.properties["openslide.quickhash-1"]
+        for file in (path, path.with_name("b.dcm")):
+            before = fingerprint_of(SameFile.at(file), slide.level_dimensions, quickhash)
+            assert slide.has_fingerprint(before), "as it was when this file was named"
+            assert other.has_fingerprint(before)
+        assert slide.fingerprint() == fingerprint_of(SameFile.at(path), slide.level_dimensions, quickhash)
+        assert not slide.has_fingerprint(fingerprint_of(SameFile.at(path), slide.level_dimensions, quickhash[1:]))
 
 
 def test_a_tile_that_every_level_left_out_is_glass(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from wsi_meta.files.remote_file import RemoteFile
-from wsi_meta.files.same_file import WatchedFile
+from wsi_meta.files.same_file import SameFile, WatchedFile
 
 __all__ = ["Fingerprint", "fingerprint_of"]
 
@@ -37,7 +37,7 @@ class Fingerprint:
 
     Parameters
     ----------
-    file : None for what has a quickhash and is no single file
+    file : None for what has a quickhash and is no single file; of a DICOM slide the largest, whichever one is named
     sizes : width and height of each level
     quickhash : OpenSlide's; empty where a file has none
     """
@@ -60,9 +60,12 @@ class Fingerprint:
 
     def fits(self, stored: str) -> bool:
         """Tell whether a fingerprint is this slide's: by today's rule, on a disk or at an address, or by an earlier one."""
-        file, _, quickhash = self._told
-        if stored == self.now or file is None or quickhash:
+        file, sizes, quickhash = self._told
+        if stored == self.now or file is None:
             return stored == self.now
+        if quickhash:  # earlier it had the size of whichever file of several was named
+            beside = file.beside if isinstance(file, SameFile) else ()
+            return any(stored == fingerprint_of(other, sizes, quickhash) for other in beside)
         return stored == self._few or (self._far and stored[HALF:] == self._few[:HALF]) or stored == self._ends
 
     @cached_property

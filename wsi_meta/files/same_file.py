@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -81,6 +81,11 @@ class SameFile:
     def size(self) -> int:
         """Bytes."""
         return self.mark[2]
+
+    def largest_first(self) -> SameFile:
+        """Return the same files, the largest one before the others: the same one, whichever of them was named."""
+        first, *others = sorted((replace(self, beside=()), *self.beside), key=lambda file: (-file.size, file.path))
+        return replace(first, beside=tuple(others))
 
     def opened(self) -> OpenFile:
         """Open it; SlideReplacedError or OSError where it is not the same any more."""

@@ -92,10 +92,12 @@ class OpenSlideReader(OpenedReader):
             raise SlideReadError(f"{path}: says that some of its tiles are longer than the file; copy the slide again")
         self.tiles = [_tile_of(self.properties, level) for level in range(len(self.level_dimensions))]
         self.scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
-        vendor = str(self.properties.get("openslide.vendor"))
-        check_forms(path, vendor, self.level_dimensions, self.scales.usable)
-        for part in parts if vendor == "dicom" else ():
-            check_dicom(part)
+        self._vendor = str(self.properties.get("openslide.vendor"))
+        check_forms(path, self._vendor, self.level_dimensions, self.scales.usable)
+        if self._vendor == "dicom":
+            for part in parts:
+                check_dicom(part)
+            self.file = SameFile.at(*parts).largest_first()
         self.background = tuple(bytes.fromhex(self.properties.get("openslide.background-color", "FFFFFF")))
         self._left_out, self._coarse = self._find_left_out(parts)
         self._checked: TileCheck | None = None
@@ -105,8 +107,7 @@ class OpenSlideReader(OpenedReader):
 
         Where it reads most of a few tiles in spite of their bytes, a writer has its own way: the like is passed over.
         """
-        vendor = str(self.properties.get("openslide.vendor"))
-        levels, reasons = find_checked(self.path, self.file, vendor, self.level_dimensions, self.scales.usable)
+        levels, reasons = find_checked(self.path, self.file, self._vendor, self.level_dimensions, self.scales.usable)
         for told in tell_unchecked(reasons):
             logger.warning("%s: %s; convert the slide", self.path, told)
         checked = TileCheck(levels)
@@ -199,10 +200,9 @@ class OpenSlideReader(OpenedReader):
 
         None where there are none, or where they lie is not known; and where nobody can look.
         """
-        vendor, sizes, factors = str(self.properties.get("openslide.vendor")), self.level_dimensions, self.scales.downsamples
+        vendor, sizes, factors = self._vendor, self.level_dimensions, self.scales.downsamples
         if vendor == "dicom":
-            by_size = dicom_grids(parts)
-            found = [by_size.get(size) for size in sizes]
+            found = list(map(dicom_grids(parts).get, sizes))
         else:
             found = tile_grids(self.path, level_pages(self.path, vendor, sizes))
         grids = {level: grid for level in self.scales.usable if (grid := found[level]) is not None}
