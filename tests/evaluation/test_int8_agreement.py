@@ -13,11 +13,12 @@ import torch
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.patches import Patches
+from wsi_meta.errors import OptionsError
 from wsi_meta.evaluation.calibrate import measuring_predictor
 from wsi_meta.evaluation.model_parts import compare_int8, int8_metrics
 from wsi_meta.inference.agreement import fast_networks, networks_on
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
-from wsi_meta.models.card import INT8_BARS, ModelCard
+from wsi_meta.models.card import INIT_INT8, INT8_BARS, RANGES, ModelCard
 from wsi_meta.models.model import Model
 
 HERE: dict[str, Any] = {"workers": 0, "bounds": (16, 20)}
@@ -133,8 +134,19 @@ def test_dense_mode_counts_where_it_is_allowed() -> None:
     assert card_of(True, "int8", "int8_dense").prefers_int8
     assert card_of(False, "int8", "int8_dense", mean_difference=0.1).prefers_int8 is False
     assert not ModelCard().prefers_int8
-    imported = replace(card_of(False, "int8"), training={"imported": {"int8": False}})
-    assert not imported.prefers_int8
+
+
+@pytest.mark.parametrize("training", [{"imported": {"int8": False}}, {INIT_INT8: False}])
+def test_weights_that_int8_may_not_suit_are_computed_so_where_figures_say_that_it_agrees(training: dict[str, Any]) -> None:
+    """As calibrating them measures it; or by ranges of their own."""
+    unseen, near = ModelCard(training=training), replace(card_of(False, "int8"), training=training)
+    assert not unseen.allows_int8
+    assert not replace(card_of(False, "int8", mean_difference=0.1), training=training).allows_int8
+    assert near.allows_int8
+    assert near.prefers_int8
+    assert ModelCard(training=training | {RANGES: {"bn1": 1.0}}).allows_int8
+    with pytest.raises(OptionsError, match="precision int8: it was not seen to agree with this model"):
+        fit_to_model(InferenceOptions(precision="int8"), unseen)
 
 
 def test_auto_may_be_int8_only_by_the_card() -> None:

@@ -27,7 +27,7 @@ from wsi_meta.datasets.patches import Patches, content_of, contents_of
 from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.evaluation.cautions import cautions_of
 from wsi_meta.evaluation.results import Evaluation
-from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.card import RANGES, ModelCard, read_card
 from wsi_meta.models.known_patches import read_known_patches
 from wsi_meta.models.model import build_network, save_model
 from wsi_meta.training.initial_weights import Start, idle_settings, initialise, stage_of
@@ -182,6 +182,24 @@ def test_a_model_file_that_does_not_say_its_patches_is_told(
     evaluation = replace(Evaluation.of(np.arange(4, dtype=np.float32), patches.labels, card), all_patches_known=False)
     told = "It is not known which patches b.safetensors, which the model began with, was trained on: where"
     assert cautions_of(card, patches, evaluation)[-1].startswith(told)
+
+
+def test_int8_needs_to_be_seen_where_a_model_began_with_weights_that_were_made_for_it(
+    few_patches: Path, tmp_path: Path
+) -> None:
+    """Too few patches tell no ranges, and those of its start are not its own; nor does what is trained from it say more."""
+    general = Tiny().state_dict()
+    general |= {"fc.weight": torch.ones(1000, general["fc.weight"].shape[1]), "fc.bias": torch.ones(1000)}
+    save_file(general, tmp_path / "general.safetensors")
+    torch.save(Tiny().state_dict(), tmp_path / "bare.safetensors")
+    facts: dict[str, dict[str, Any]] = {"fitted": {RANGES: {"bn1": 1.0}}, "imported": {"imported": {"int8": False}}, "ours": {}}
+    for name, training in facts.items():
+        save_model(tmp_path / f"{name}.safetensors", Tiny().state_dict(), ModelCard(training=training))
+    known = {"general": True, "bare": False, "fitted": False, "imported": False, "ours": True, "from_fitted": False}
+    for name, expected in known.items():
+        out, init = tmp_path / f"from_{name}.safetensors", tmp_path / f"{name}.safetensors"
+        train_tiny(few_patches, out, init=init, recipe=SHORT, **HERE)
+        assert read_card(out).allows_int8 is expected, name
 
 
 def contents(patches: Patches) -> NDArray[np.uint8]:

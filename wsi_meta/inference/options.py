@@ -109,7 +109,8 @@ def fit_to_model(asked: InferenceOptions, card: ModelCard) -> InferenceOptions:
     """
     if asked.precision == "int8" and not card.allows_int8:
         raise OptionsError(
-            "precision int8: it was not seen to agree with this model, which was imported; expected auto, bf16 or fp32"
+            "precision int8: it was not seen to agree with this model, which was imported, or trained on from another one; "
+            "expected auto, bf16 or fp32, or a model that 'wsi-meta calibrate' measured on 1,000 patches or more"
         )
     if not card.foreign:
         return replace(asked, int8_agrees=True) if asked.precision == "auto" and card.prefers_int8 else asked

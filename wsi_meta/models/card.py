@@ -23,6 +23,7 @@ __all__ = [
     "CARD_KEY",
     "FITTED_TEMPERATURES",
     "FORMAT_VERSION",
+    "INIT_INT8",
     "SMALLEST_THRESHOLD",
     "Calibration",
     "ModelCard",
@@ -42,6 +43,8 @@ INT8_BARS = {"auc": 0.0005, "mean_difference": 0.006, "rare_difference": 0.08, "
 a thousandth of the patches at most; same side of 0.5 at least (share of patches)."""
 RANGES = "int8_ranges"
 """Where `training` keeps how far activations reach."""
+INIT_INT8 = "init_int8"
+"""Where `training` says False of initial weights for which BatchNorm does not tell how far activations reach, or may not."""
 TEMPERATURES, BIASES = (1e-6, 1e6), (-1e30, 1e30)
 """Limits of a calibration: within them every logit stays a number."""
 FITTED_TEMPERATURES = (1 / 20, 20.0)
@@ -131,9 +134,14 @@ class ModelCard:
 
     @property
     def allows_int8(self) -> bool:
-        """Whether the network may be computed in 8-bit integers: not where it was imported and they were not seen to agree."""
+        """Whether the network may be computed in 8-bit integers.
+
+        Where it was imported, or trained from weights that were made for int8 and got no ranges of its own, only where they
+        were seen to agree: ranges from BatchNorm are then wrong, or may be.
+        """
         imported = self.training.get("imported")
-        return not isinstance(imported, dict) or imported.get("int8") is True
+        told = imported.get("int8") is True if isinstance(imported, dict) else self.training.get(INIT_INT8) is not False
+        return told or self.int8_ranges is not None or self.prefers_int8
 
     @property
     def int8_ranges(self) -> dict[str, float] | None:
@@ -145,7 +153,7 @@ class ModelCard:
     def prefers_int8(self) -> bool:
         """Whether int8 may be chosen unasked: it was measured, in dense mode too where that is allowed, and is near float32."""
         modes = ("int8", "int8_dense") if self.dense else ("int8",)
-        return self.allows_int8 and all(_holds(self.metrics, mode) for mode in modes)
+        return all(_holds(self.metrics, mode) for mode in modes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain JSON values."""

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.evaluation.cautions import LEAKS, UNKNOWN
-from wsi_meta.models.card import CARD_KEY, read_card
+from wsi_meta.models.card import CARD_KEY, INIT_INT8, read_card
 from wsi_meta.models.known_patches import KnownPatches, known_to_weights, weights_know_all
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import IMAGENET_WEIGHTS
@@ -216,12 +216,13 @@ def input_of(init: str | Path, patches: Patches) -> Preprocessing:
 def source_of(init: str | Path) -> dict[str, Any]:
     """Return where initial weights come from, as a card records it: a name and, of a file, the SHA-256 of its bytes.
 
-    Of a file that does not say which patches it was made with, also that.
+    Of a file that does not say which patches it was made with, also that; and of one that int8 needs ranges for.
     """
     named: dict[str, Any] = {"init": Path(init).name}
     if str(init) not in NO_FILES:
         named["init_sha256"] = sha256(Path(init).read_bytes()).hexdigest()
-    return named if _says_all(init) else named | {"init_known": False}
+    known: dict[str, Any] = {} if _says_all(init) else {"init_known": False}
+    return named | known | ({} if _suits_int8(init) else {INIT_INT8: False})
 
 
 def warn_of_known(init: str | Path, valid: Patches, test: Patches | None) -> None:
@@ -259,6 +260,16 @@ def _says_all(init: str | Path) -> bool:
     if str(init) in NO_FILES:
         return True
     return weights_know_all(Path(init)) if _is_model(init) else not _decides(Path(init))
+
+
+def _suits_int8(init: str | Path) -> bool:
+    """Tell whether int8 may compute with what initial weights become by BatchNorm alone; of a tumor's bare ones none knows."""
+    if str(init) in NO_FILES:
+        return True
+    if not _is_model(init):
+        return not _decides(Path(init))
+    card = read_card(init)
+    return card.int8_ranges is None and card.allows_int8
 
 
 def _decides(init: Path) -> bool:

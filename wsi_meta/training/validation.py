@@ -206,6 +206,7 @@ def warn_of_refusals(out: Path) -> None:
     if "int8_auc" not in metrics:
         refused.append(f"int8 (it was not measured: {metrics['n']} validation patches are too few, or no ResNet50)")
     elif not card.prefers_int8:
-        refused.append("int8 unless asked for (its figures in the card are not near enough to float32's)")
+        unasked = " unless asked for" if card.allows_int8 else ""
+        refused.append(f"int8{unasked} (its figures in the card are not near enough to float32's)")
     if refused:
         logger.warning("%s: scans are slower, without %s; what helps: %s", out, " and without ".join(refused), remedy)
