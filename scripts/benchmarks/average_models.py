@@ -32,7 +32,7 @@ from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import RANGES, ModelCard, read_card
 from wsi_meta.models.known_patches import KnownPatches
-from wsi_meta.models.model import build_network, load_model, network_of, save_model, stored_weights
+from wsi_meta.models.model import build_network, load_model, network_of, stored_weights, write_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import cell_logits
 from wsi_meta.models.weights import half_precision, read_weights
@@ -159,7 +159,7 @@ def mark_patches(out: Path, train_set: Patches, valid_set: Patches, *, workers: 
     checked = check_patches(train_set, valid_set, None, duplicates="refuse", workers=workers, progress=progress)
     model = load_model(out)
     known = KnownPatches.of({"train": checked.train.contents, "valid": checked.valid.contents})
-    save_model(out, stored_weights(model), model.card, model.features, known)
+    write_model(out, stored_weights(model), model.card, model.features, known)
 
 
 def _main() -> None:
@@ -176,7 +176,7 @@ def _main() -> None:
     data, precision = open_patches(arguments.data), resolve_precision(arguments.precision, device)
     validation = Validation(data["valid"], device, precision, arguments.workers, progress=True)
     weights, card = average_models(arguments.sources, data, validation, patches=arguments.patches)
-    save_model(out, weights, card)
+    write_model(out, weights, card)
     conclude(out, card, data["train"], validation)
 
 

@@ -16,7 +16,7 @@ from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.known_patches import read_known_patches
-from wsi_meta.models.model import model_path, save_model
+from wsi_meta.models.model import model_path, write_model
 from wsi_meta.models.weights import read_weights
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.training.validation import Validation
@@ -34,7 +34,7 @@ def fit_int8(model: Path, out: Path, train_set: Patches, validation: Validation)
     validation : of the patches to calibrate and judge on
     """
     state, card, _ = validation.finished(read_weights(model), read_card(model), train_set)
-    save_model(out, state, card, known_patches=read_known_patches(model))
+    write_model(out, state, card, known_patches=read_known_patches(model))
     return card
 
 

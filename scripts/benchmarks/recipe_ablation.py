@@ -44,7 +44,7 @@ from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard, read_card
-from wsi_meta.models.model import Model, model_path, network_of, save_model
+from wsi_meta.models.model import Model, model_path, network_of, write_model
 from wsi_meta.models.weights import half_precision
 from wsi_meta.training.checkpoint import differences
 from wsi_meta.training.distributed import Processes, joined_processes
@@ -194,7 +194,7 @@ def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Rec
     judged = bench.judge.judge(Model(network_of(weights, bench.parts.build_network), card, "", out))
     values = bench.judge.judged_set.figures(judged)
     metrics = card.metrics | for_card(values)
-    save_model(out, weights, replace(card, metrics=metrics))
+    write_model(out, weights, replace(card, metrics=metrics))
     judged.save(out.with_suffix(".npz"))
     return metrics | {"judged": {name: value if np.isfinite(value) else None for name, value in values.items()}}
 
@@ -207,7 +207,7 @@ def train_arm(bench: Bench, arm: Arm, epochs: int, seed: int) -> dict[str, torch
         return weights
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start.safetensors"
-        save_model(start, weights, ModelCard())
+        write_model(start, weights, ModelCard())
         courses = [
             train_recipe(bench, start, arm.course(number + 1, epochs, seed), cross_fitted=arm.cross_fitted)
             for number in range(arm.courses)

@@ -18,7 +18,7 @@ from wsi_meta.cli import main
 from wsi_meta.errors import SlideReadError
 from wsi_meta.metadata import describe, info
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.model import save_model
+from wsi_meta.models.model import write_model
 
 
 def _told(*words: object) -> tuple[dict[str, Any], str, int]:
@@ -110,7 +110,7 @@ def test_a_model_tells_the_patches_and_the_prior_it_was_calibrated_on(
 ) -> None:
     """Its figures are those before the prior."""
     path = tmp_path / "m.safetensors"
-    save_model(path, {"a": torch.zeros(1)}, ModelCard(training=training, metrics={"auc": 0.9}))
+    write_model(path, {"a": torch.zeros(1)}, ModelCard(training=training, metrics={"auc": 0.9}))
     lines = CliRunner().invoke(main, ["info", str(path)]).stdout.partition("thresholds:")[0].splitlines()
     below = [line.strip() for line in lines[lines.index("  auc: 0.9") + 1 :]]
     note = "note: metrics are of the patches' own share of tumor; with the prior, those at 0.5, log_loss, brier and ece differ"

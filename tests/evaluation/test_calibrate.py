@@ -32,7 +32,7 @@ from wsi_meta.models.card import Calibration, ModelCard, read_card
 from wsi_meta.models.chance import check_fitted
 from wsi_meta.models.features import FeatureStatistics, read_features
 from wsi_meta.models.known_patches import KnownPatches, read_known_patches
-from wsi_meta.models.model import Model, describe_patches, save_model
+from wsi_meta.models.model import Model, describe_patches, write_model
 
 HERE = ALONE | {"batch_size": 4}
 
@@ -336,7 +336,7 @@ def test_calibrating_on_patches_that_it_was_trained_on_is_told(
     patches = open_patches(few_patches)["valid"]
     contents = contents_of(content_of(patch) for patch in patches.read_many(range(4)))
     known = KnownPatches.of({"train": contents[:2], "valid": contents[2:], "calibrated_on": contents})
-    save_model(tmp_path / "m.safetensors", load_file(model_file), read_card(model_file), None, known)
+    write_model(tmp_path / "m.safetensors", load_file(model_file), read_card(model_file), None, known)
 
     calibrate(tmp_path / "m.safetensors", few_patches, tmp_path / "out.safetensors", **HERE)
 
@@ -496,7 +496,7 @@ def test_a_model_is_told_what_it_was_trained_on(thin_model: Model, tmp_path: Pat
         Image.fromarray(texture(96, 96, number)).save(folder / f"{number}.png")
     patches = next(iter(open_patches(tmp_path / "patches").values()))
     model, state = replace(thin_model, path=tmp_path / "m.safetensors"), thin_model.network.state_dict()
-    save_model(model.path, state, model.card)
+    write_model(model.path, state, model.card)
     model = replace(model, hash=hashlib.sha256(model.path.read_bytes()).hexdigest())
     assert not store_feature_statistics(model, patches.select(np.arange(199)), workers=0)
     assert read_features(model.path) is None
@@ -515,7 +515,7 @@ def test_what_a_file_says_of_patches_stays(model_file: Path, patch_folder: Path,
     own = FeatureStatistics.of(np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32))
     state = load_file(model_file)
     known = KnownPatches.of({"train": np.ones((3, 20), np.uint8)})
-    save_model(tmp_path / "m.safetensors", state, read_card(model_file), own, known)
+    write_model(tmp_path / "m.safetensors", state, read_card(model_file), own, known)
     out = tmp_path / "out.safetensors"
     calibrate(tmp_path / "m.safetensors", patch_folder, out, **HERE)
     found = read_features(out)

@@ -18,7 +18,7 @@ from wsi_meta.cli import main
 from wsi_meta.errors import ModelFileError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.exchange.exporting import calibrated_network, check_export, write_exported
 from wsi_meta.exchange.onnx_file import pixels_network
-from wsi_meta.models.model import Model, save_model
+from wsi_meta.models.model import Model, write_model
 from wsi_meta.models.resnet import ResNet, Stage
 
 SCHEMA: dict[str, type | tuple[type, ...]] = {
@@ -98,7 +98,7 @@ def test_an_export_is_replaced_only_when_that_is_asked_for_and_nothing_else_is(d
 
 def test_the_model_itself_is_never_replaced(dark_model: Model, tmp_path: Path) -> None:
     path = tmp_path / "torchscript_model.pt"
-    save_model(path, dark_model.network.state_dict(), dark_model.card)
+    write_model(path, dark_model.network.state_dict(), dark_model.card)
     with pytest.raises(OutputPathError, match="the model to export, never replaced"):
         check_export(path, tmp_path, overwrite=True)
 

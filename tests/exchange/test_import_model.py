@@ -37,7 +37,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.features import read_features
 from wsi_meta.models.known_patches import KnownPatches, read_known_patches
-from wsi_meta.models.model import Model, build_network, load_model, network_of, save_model
+from wsi_meta.models.model import Model, build_network, load_model, network_of, write_model
 from wsi_meta.models.preprocessing import Preprocessing
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "batch_size": 16}
@@ -242,7 +242,7 @@ def test_patches_that_a_network_is_measured_on_are_known_by_their_pixels(
     patches = open_patches(few_patches)["valid"]
     contents = contents_of(content_of(patch) for patch in patches.read_many(range(4)))
     known = KnownPatches.of({"train": contents[:3], "calibrated_on": contents})
-    save_model(tmp_path / "ours.safetensors", torch.load(thin_file), ModelCard(), None, known)
+    write_model(tmp_path / "ours.safetensors", torch.load(thin_file), ModelCard(), None, known)
     for file, expected in ((thin_file, {}), (tmp_path / "ours.safetensors", {"train": 3})):
         caplog.clear()
         import_thin(file, few_patches, out := tmp_path / f"{file.name}.out.safetensors", **SAID)

@@ -17,7 +17,7 @@ from slide_files import texture
 from wsi_meta.errors import DataError, ModelFileError
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.features import FEATURES_KEY, MIN_PATCHES, FeatureStatistics, describe_features, read_features
-from wsi_meta.models.model import describe_patches, save_model
+from wsi_meta.models.model import describe_patches, write_model
 from wsi_meta.models.resnet import cell_features, cell_logits
 
 
@@ -76,7 +76,7 @@ STATE = {"fc.weight": torch.ones(1, 2)}
 
 def test_a_file_holds_them_beside_its_card(tmp_path: Path, statistics: FeatureStatistics) -> None:
     path = tmp_path / "m.safetensors"
-    save_model(path, STATE, ModelCard(), statistics)
+    write_model(path, STATE, ModelCard(), statistics)
     found = read_features(path)
     assert found is not None
     assert found.patches == 600
@@ -88,7 +88,7 @@ def test_a_file_holds_them_beside_its_card(tmp_path: Path, statistics: FeatureSt
 
 
 def test_an_older_file_says_nothing(tmp_path: Path) -> None:
-    save_model(tmp_path / "m.safetensors", STATE, ModelCard())
+    write_model(tmp_path / "m.safetensors", STATE, ModelCard())
     assert read_features(tmp_path / "m.safetensors") is None
 
 

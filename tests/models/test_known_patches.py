@@ -25,7 +25,7 @@ from wsi_meta.models.known_patches import (
     read_known_patches,
     weights_know_all,
 )
-from wsi_meta.models.model import DEFAULT_MODEL, save_model
+from wsi_meta.models.model import DEFAULT_MODEL, write_model
 
 STATE = {"fc.weight": torch.ones(1, 2)}
 
@@ -48,7 +48,7 @@ def test_patches_are_known_in_any_order_and_in_part() -> None:
 
 def test_a_file_holds_them_beside_its_card(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    save_model(path, STATE, ModelCard(), None, known(train=contents(*range(30_000)), valid=None))
+    write_model(path, STATE, ModelCard(), None, known(train=contents(*range(30_000)), valid=None))
     found = read_known_patches(path)
     assert found is not None
     assert found.count(contents(29_999, 30_000)) == {"train": 1}
@@ -64,14 +64,14 @@ def test_a_file_of_the_same_is_the_same_file(tmp_path: Path) -> None:
     written = set()
     for number in range(9):
         path = tmp_path / f"{number}.safetensors"
-        save_model(path, STATE, ModelCard(), features, known(train=contents(1)))
+        write_model(path, STATE, ModelCard(), features, known(train=contents(1)))
         written.add(path.read_bytes())
     assert len(written) == 1
     assert torch.equal(load_file(path)["fc.weight"], STATE["fc.weight"])
 
 
 def test_an_older_file_says_nothing(tmp_path: Path) -> None:
-    save_model(tmp_path / "m.safetensors", STATE, ModelCard())
+    write_model(tmp_path / "m.safetensors", STATE, ModelCard())
     assert read_known_patches(tmp_path / "m.safetensors") is None
 
 
@@ -97,7 +97,7 @@ def test_only_a_model_file_says_what_its_weights_know(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "a.pth")
     save_file(STATE, tmp_path / "a.safetensors")
     marks = known(train=contents(1), calibrated_on=contents(1))
-    save_model(tmp_path / "m.safetensors", STATE, ModelCard(), None, marks)
+    write_model(tmp_path / "m.safetensors", STATE, ModelCard(), None, marks)
     assert known_to_weights(tmp_path / "a.pth") is None
     assert known_to_weights(tmp_path / "a.safetensors") is None
     found = known_to_weights(tmp_path / "m.safetensors")
@@ -115,8 +115,8 @@ def test_who_says_all_patches(tmp_path: Path) -> None:
         assert not knows_all(trained.training, lacking)
     torch.save(STATE, tmp_path / "a.pth")
     save_file(STATE, tmp_path / "a.safetensors")
-    save_model(tmp_path / "old.safetensors", STATE, trained)
-    save_model(tmp_path / "m.safetensors", STATE, trained, None, marks)
+    write_model(tmp_path / "old.safetensors", STATE, trained)
+    write_model(tmp_path / "m.safetensors", STATE, trained, None, marks)
     named = ("a.pth", "a.safetensors", "old.safetensors", "m.safetensors")
     assert [weights_know_all(tmp_path / name) for name in named] == [False, False, False, True]
     assert weights_know_all(DEFAULT_MODEL)

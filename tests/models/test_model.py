@@ -20,11 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
+from slide_files import texture, write_slide
 
-from wsi_meta.errors import ModelFileError, WsiMetaError
+from wsi_meta.errors import ModelFileError, OutputPathError, WsiMetaError
 from wsi_meta.metadata import info
-from wsi_meta.models.card import FORMAT_VERSION, Calibration, ModelCard, read_card
-from wsi_meta.models.model import build_network, load_model, save_model, stored_weights
+from wsi_meta.models.card import FORMAT_VERSION, RANGES, Calibration, ModelCard, read_card
+from wsi_meta.models.model import build_network, load_model, save_model, stored_weights, write_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import half_precision, read_weights
 
@@ -67,7 +68,7 @@ def test_every_field_of_a_card_survives_the_file(tmp_path: Path) -> None:
     assert changed == {f.name for f in dataclasses.fields(ModelCard)} - {"architecture", "format_version"}
     path = tmp_path / "m.safetensors"
 
-    save_model(path, TINY_STATE, FULL_CARD)
+    write_model(path, TINY_STATE, FULL_CARD)
 
     assert read_card(path) == FULL_CARD
 
@@ -177,7 +178,7 @@ def test_saving_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Path) -> 
     path = tmp_path / "m.safetensors"
     path.write_text("old")
 
-    save_model(path, TINY_STATE, FULL_CARD)
+    write_model(path, TINY_STATE, FULL_CARD)
 
     assert read_card(path) == FULL_CARD
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
@@ -194,7 +195,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_half_written(tmp_path: Pa
 
     monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(OSError, match="No space left"):
-        save_model(path, TINY_STATE, FULL_CARD)
+        write_model(path, TINY_STATE, FULL_CARD)
 
     assert path.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
@@ -211,25 +212,84 @@ def test_a_save_is_whole_before_it_takes_the_old_files_place(tmp_path: Path, mon
 
     monkeypatch.setattr(Path, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        save_model(path, TINY_STATE, FULL_CARD)
+        write_model(path, TINY_STATE, FULL_CARD)
 
     assert ready == [(FULL_CARD, path, "old")]
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
     assert path.read_text() == "old"
 
 
-def test_a_card_that_is_no_json_writes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(TypeError):
-        save_model(tmp_path / "m.safetensors", TINY_STATE, ModelCard(training={"seen": {1, 2}}))
+@pytest.mark.parametrize(
+    ("card", "change", "told"),
+    [
+        (ModelCard(training={"seen": {1, 2}}), {}, "expected a number"),
+        (ModelCard(thresholds={"default": 2.0}), {}, "threshold 'default' is 2.0"),
+        (ModelCard(thresholds={}), {}, "must name a default"),
+        (ModelCard(classes=("normal", "tumor")), {}, "a model has one logit"),
+        (ModelCard(preprocessing=Preprocessing(mean=(123.0, 116.0, 103.0))), {}, "mean"),
+        (ModelCard(dense=True, preprocessing=Preprocessing(patch_px=224)), {}, "dense"),
+        (ModelCard(architecture="vit"), {}, "architecture 'vit' is not known"),
+        (ModelCard(training={RANGES: {"bn1": 1.0}}), {}, "is in only one of int8_ranges"),
+        (ModelCard(), {"fc.weight": torch.zeros(2, 2048), "fc.bias": torch.zeros(2)}, "do not fit a ResNet50 with one logit"),
+        (ModelCard(), {"fc.weight": torch.full((1, 2048), math.nan)}, "no finite float32"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_loaded_is_not_saved(
+    model_file: Path, tmp_path: Path, card: ModelCard, change: dict[str, torch.Tensor], told: str
+) -> None:
+    path = tmp_path / "m.safetensors"
+    write_tiny(path)
+    before = path.read_bytes()
 
-    assert [path.name for path in tmp_path.iterdir()] == []
+    with pytest.raises(WsiMetaError, match=told):
+        save_model(path, load_file(model_file) | change, card)
+
+    assert path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_no_other_kind_of_file_is_saved_over(model_file: Path, tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "slide.safetensors", texture(96, 96))
+    before = slide.read_bytes()
+    with pytest.raises(OutputPathError, match="a slide, never replaced"):
+        save_model(slide, load_file(model_file), ModelCard())
+    with pytest.raises(OutputPathError, match="no name of a model file"):
+        save_model(tmp_path / "m.txt", load_file(model_file), ModelCard())
+
+    assert slide.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["slide.safetensors"]
+
+
+def test_numbers_of_numpy_are_saved_as_plain_ones(model_file: Path, tmp_path: Path) -> None:
+    path, mean = tmp_path / "m.safetensors", np.array([0.5, 0.25, 0.125])
+    given: Any = {"patch_px": np.int64(96), "mpp": np.float64(0.5), "mean": mean, "std": mean}
+    numbers: Any = (np.bool_(True), np.float32(1.2), np.float64(0.1), np.float32(0.3), np.float32(0.9), np.int64(5))
+    card = ModelCard(
+        preprocessing=Preprocessing(**given),
+        dense=numbers[0],
+        calibration=Calibration(*numbers[1:3]),
+        thresholds={"default": numbers[3]},
+        metrics={"auc": numbers[4], "n": numbers[5]},
+    )
+
+    save_model(path, load_file(model_file), card)
+
+    plain = (0.5, 0.25, 0.125)
+    assert load_model(path).card == ModelCard(
+        preprocessing=Preprocessing(mpp=0.5, mean=plain, std=plain),
+        dense=True,
+        calibration=Calibration(1.2, 0.1),
+        thresholds={"default": 0.3},
+        metrics={"auc": 0.9, "n": 5},
+    )
 
 
 def test_saving_stores_views_of_one_tensor_whole(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     tensor = torch.arange(6.0).reshape(2, 3)
 
-    save_model(path, {"transposed": tensor.t(), "row": tensor[1]}, ModelCard())
+    write_model(path, {"transposed": tensor.t(), "row": tensor[1]}, ModelCard())
 
     assert torch.equal(load_file(path)["transposed"], tensor.t())
     assert load_file(path)["row"].tolist() == [3, 4, 5]
@@ -310,7 +370,7 @@ def test_a_real_model_without_its_last_byte_is_refused(model_file: Path, tmp_pat
 def test_weights_other_than_those_written_are_refused_wherever_they_are_read(tmp_path: Path) -> None:
     """A hole of zeros, as lost power leaves it, has the right length: it was scanned with, and trained from."""
     path = tmp_path / "m.safetensors"
-    save_model(path, {"fc.weight": torch.ones(1, 4)}, ModelCard())
+    write_model(path, {"fc.weight": torch.ones(1, 4)}, ModelCard())
     path.write_bytes(path.read_bytes()[:-4] + bytes(4))
 
     for read in (load_model, read_weights, info):
@@ -321,7 +381,7 @@ def test_weights_other_than_those_written_are_refused_wherever_they_are_read(tmp
 def test_weights_that_were_changed_are_read_where_the_metadata_no_longer_tells_others(tmp_path: Path) -> None:
     """As the message says: somebody's own fine-tuning, saved with the card."""
     path = tmp_path / "m.safetensors"
-    save_model(path, {"fc.weight": torch.ones(1, 4)}, ModelCard())
+    write_model(path, {"fc.weight": torch.ones(1, 4)}, ModelCard())
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     for told in (metadata, {name: value for name, value in metadata.items() if name != "wsi_meta_weights"}):
@@ -411,14 +471,14 @@ def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_missing_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    save_model(path, TINY_STATE, ModelCard())
+    write_model(path, TINY_STATE, ModelCard())
 
     assert "weights do not fit" in refusal(path)
 
 
 def test_weights_of_another_shape_are_refused(model_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    save_model(path, load_file(model_file) | {"fc.weight": torch.zeros(1000, 2048)}, ModelCard())
+    write_model(path, load_file(model_file) | {"fc.weight": torch.zeros(1000, 2048)}, ModelCard())
 
     assert "weights do not fit" in refusal(path)
 
@@ -438,7 +498,7 @@ def test_weights_that_no_network_computes_with_are_refused_by_name(
 ) -> None:
     """Computed in int8, not a number became a number."""
     path = tmp_path / "m.safetensors"
-    save_model(path, TINY_STATE | {name: values}, ModelCard())
+    write_model(path, TINY_STATE | {name: values}, ModelCard())
 
     assert f"'{name}'" in (text := refusal(path))
     assert told in text
@@ -490,7 +550,7 @@ def test_no_length_of_card_turns_a_model_into_a_pickle(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     for n in range(256):
         card = ModelCard(training={"note": "x" * n})
-        save_model(path, TINY_STATE, card)
+        write_model(path, TINY_STATE, card)
         assert read_card(path) == card, n
         if (content := path.read_bytes()).startswith((b"\x80", b"PK")):
             path.write_bytes(content[: len(content) // 2])

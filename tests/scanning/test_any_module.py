@@ -284,12 +284,35 @@ def test_small_logits_are_no_probabilities(module: nn.Module) -> None:
     assert Model.from_module(module, SHOWN).card.foreign
 
 
+def test_numbers_of_numpy_are_taken_as_plain_ones() -> None:
+    mean = (0.5, 0.25, 0.125)
+    fitted: Any = (np.float64(1.2), np.float32(0.1), np.float32(0.3))
+    given: Any = {"patch_px": np.int64(96), "mpp": np.float64(0.5), "mean": np.array(mean), "std": list(mean)}
+    plain = Model.from_module(
+        Mixer(), Preprocessing(mpp=0.5, mean=mean, std=mean), calibration=Calibration(1.2, 0.1), thresholds={"default": 0.3}
+    )
+
+    model = Model.from_module(
+        Mixer(),
+        Preprocessing(**given),
+        calibration=Calibration(*fitted[:2]),
+        thresholds={"default": fitted[2]},
+    )
+
+    assert model.card == plain.card
+    assert model.hash == plain.hash
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"tumor_class": 2},
         {"calibration": Calibration(0.0, 0.0)},
+        {"calibration": 1.5},
         {"thresholds": {"default": 2.0}},
+        {"thresholds": 0.4},
+        {"thresholds": [0.4]},
+        {"preprocessing": 0.5},
         {"preprocessing": Preprocessing(patch_px=63)},
         {"preprocessing": Preprocessing(mpp=1e-9)},
     ],

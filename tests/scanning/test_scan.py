@@ -39,7 +39,7 @@ from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
-from wsi_meta.models.model import Model, load_model, save_model
+from wsi_meta.models.model import Model, load_model, write_model
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.scanning.options import ScanOptions
 from wsi_meta.scanning.scan import scan
@@ -503,7 +503,7 @@ def test_no_loading_is_left_behind_when_tissue_cannot_be_found(
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, slide_file: Path) -> None:
-    save_model(tmp_path / "part.safetensors", {"fc.weight": torch.zeros(1, 2048)}, ModelCard())
+    write_model(tmp_path / "part.safetensors", {"fc.weight": torch.zeros(1, 2048)}, ModelCard())
     with pytest.raises(ModelFileError, match="the weights do not fit"):
         scan(slide_file, tmp_path / "h.zarr", model=tmp_path / "part.safetensors")
     assert not (tmp_path / "h.zarr").exists()

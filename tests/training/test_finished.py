@@ -20,7 +20,7 @@ from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import OutputPathError
 from wsi_meta.models.card import RANGES, ModelCard, read_card
 from wsi_meta.models.integers import plan_integers
-from wsi_meta.models.model import network_of, save_model
+from wsi_meta.models.model import network_of, write_model
 from wsi_meta.models.weights import half_precision
 from wsi_meta.training.checkpoint import checkpoint_path
 from wsi_meta.training.recipe import Recipe
@@ -128,7 +128,7 @@ def test_a_training_ends_with_it_and_a_killed_one_does_it_once(patch_folder: Pat
 def test_a_finished_file_is_fitted_by_a_command(
     validation: Validation, splits: dict[str, Patches], state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    save_model(tmp_path / "old.safetensors", state, ModelCard(training={"recipe": 1, RANGES: {"bn1": 9.0}}))
+    write_model(tmp_path / "old.safetensors", state, ModelCard(training={"recipe": 1, RANGES: {"bn1": 9.0}}))
 
     card = fit_int8(tmp_path / "old.safetensors", tmp_path / "new.safetensors", splits["train"], validation)
 

@@ -29,7 +29,7 @@ from wsi_meta.evaluation.cautions import cautions_of
 from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.models.card import RANGES, ModelCard, read_card
 from wsi_meta.models.known_patches import read_known_patches
-from wsi_meta.models.model import build_network, save_model
+from wsi_meta.models.model import build_network, write_model
 from wsi_meta.training.initial_weights import Start, idle_settings, initialise, stage_of
 from wsi_meta.training.recipe import RECIPES, Recipe
 
@@ -165,7 +165,7 @@ def test_a_model_file_that_does_not_say_its_patches_is_told(
     few_patches: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And what is trained from it does not know them either, nor what is trained from that."""
-    save_model(tmp_path / "a.safetensors", Tiny().state_dict(), ModelCard())
+    write_model(tmp_path / "a.safetensors", Tiny().state_dict(), ModelCard())
     general = Tiny().state_dict()
     general |= {"fc.weight": torch.ones(1000, general["fc.weight"].shape[1]), "fc.bias": torch.ones(1000)}
     save_file(general, tmp_path / "general.safetensors")
@@ -194,7 +194,7 @@ def test_int8_needs_to_be_seen_where_a_model_began_with_weights_that_were_made_f
     torch.save(Tiny().state_dict(), tmp_path / "bare.safetensors")
     facts: dict[str, dict[str, Any]] = {"fitted": {RANGES: {"bn1": 1.0}}, "imported": {"imported": {"int8": False}}, "ours": {}}
     for name, training in facts.items():
-        save_model(tmp_path / f"{name}.safetensors", Tiny().state_dict(), ModelCard(training=training))
+        write_model(tmp_path / f"{name}.safetensors", Tiny().state_dict(), ModelCard(training=training))
     known = {"general": True, "bare": False, "fitted": False, "imported": False, "ours": True, "from_fitted": False}
     for name, expected in known.items():
         out, init = tmp_path / f"from_{name}.safetensors", tmp_path / f"{name}.safetensors"

@@ -67,6 +67,9 @@ def test_a_change_that_does_not_exist_is_named_beside_those_that_do() -> None:
         Augmentation().without("stain", "colour")
 
     assert all(name in str(caught.value) for name in CHANGES + MORE)
+    names: Any = ["turn"]
+    with pytest.raises(OptionsError, match="augmentation: is of type list; expected names"):
+        Augmentation().without(names)
 
 
 @pytest.mark.parametrize(

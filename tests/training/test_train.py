@@ -26,7 +26,7 @@ from wsi_meta.evaluation.calibrate import check_calibration
 from wsi_meta.evaluation.evaluate import check_evaluation
 from wsi_meta.evaluation.results import Agreement
 from wsi_meta.models.card import ModelCard, read_card
-from wsi_meta.models.model import build_network, load_model, save_model
+from wsi_meta.models.model import build_network, load_model, write_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import half_precision
 from wsi_meta.training.history import draw_curves
@@ -83,7 +83,7 @@ def test_the_pixel_size_of_a_sampling_goes_into_the_model(patch_folder: Path, tm
 
 def test_a_model_to_start_from_goes_on_with_its_own_input(patch_folder: Path, tmp_path: Path) -> None:
     own, seen = Preprocessing(mpp=0.5, mean=(0, 0, 0), std=(1, 1, 1)), []
-    save_model(tmp_path / "init", Tiny().state_dict(), ModelCard(preprocessing=own))
+    write_model(tmp_path / "init", Tiny().state_dict(), ModelCard(preprocessing=own))
 
     class Noting(Learner):
         def enter(self, epoch: int) -> None:

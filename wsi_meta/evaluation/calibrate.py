@@ -25,7 +25,7 @@ from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.chance import check_fitted
 from wsi_meta.models.known_patches import CALIBRATED_ON, KnownPatches
-from wsi_meta.models.model import Model, check_model_name, load_model, model_path, save_model, stored_weights
+from wsi_meta.models.model import Model, check_model_name, load_model, model_path, stored_weights, write_model
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
 from wsi_meta.outputs.paths import as_path
@@ -96,7 +96,7 @@ def calibrate(
     seen = look_at(patches, loaded, workers=workers, progress=progress) or loaded.features
     with locked(Path(out)):
         check_output(out, overwrite=overwrite, replaces=MODEL)  # it took a while
-        save_model(out, stored_weights(loaded), card, seen, known_when_fitted(loaded, patches))
+        write_model(Path(out), stored_weights(loaded), card, seen, known_when_fitted(loaded, patches))
     return card
 
 

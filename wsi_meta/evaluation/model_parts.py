@@ -15,7 +15,7 @@ from wsi_meta.evaluation.results import Agreement
 from wsi_meta.inference.agreement import AT_ONCE, NetworkFactory, compare_precisions, networks_on
 from wsi_meta.inference.torch_settings import cpu_settings
 from wsi_meta.models.features import MIN_PATCHES, FeatureStatistics
-from wsi_meta.models.model import Model, describe_patches, load_model, save_model, stored_weights
+from wsi_meta.models.model import Model, describe_patches, load_model, stored_weights, write_model
 from wsi_meta.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def store_feature_statistics(model: str | Path | Model, patches: Patches, *, wor
     loaded = model if isinstance(model, Model) else load_model(model)
     seen = look_at(patches, loaded, workers=workers, progress=progress)
     if seen is not None:
-        save_model(loaded.path, stored_weights(loaded), loaded.card, seen, loaded.known_patches)
+        write_model(loaded.path, stored_weights(loaded), loaded.card, seen, loaded.known_patches)
     return seen is not None
 
 

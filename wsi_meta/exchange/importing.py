@@ -23,7 +23,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.known_patches import known_to_weights, weights_know_all
-from wsi_meta.models.model import Model, build_network, check_model_name, network_of, save_model
+from wsi_meta.models.model import Model, build_network, check_model_name, network_of, write_model
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
 from wsi_meta.outputs.paths import as_path
@@ -175,7 +175,7 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
     with locked(out):
         check_output(out, overwrite=options.overwrite, replaces=MODEL)  # it took a while
         known = known_when_fitted(model, patches)
-        save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), seen, known)
+        write_model(out, foreign.compact_state(), replace(card, versions=library_versions()), seen, known)
     return card
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import ModelFileError
+from wsi_meta.errors import ModelFileError, is_truth, number
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights_file import read_metadata
 from wsi_meta.words import first_line
@@ -27,6 +27,7 @@ __all__ = [
     "SMALLEST_THRESHOLD",
     "Calibration",
     "ModelCard",
+    "check_card",
     "read_card",
 ]
 
@@ -156,8 +157,9 @@ class ModelCard:
         return all(_holds(self.metrics, mode) for mode in modes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the card as plain JSON values."""
-        return asdict(self) | {"classes": list(self.classes), "preprocessing": self.preprocessing.to_dict()}
+        """Return the card as plain JSON values, also of numpy's numbers; OptionsError for what is no number, such as a set."""
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
+        return fields
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> ModelCard:
@@ -177,6 +179,13 @@ class ModelCard:
         card = cls(**fields)
         _refuse_senseless(card)
         return card
+
+
+def _plain(value: Any) -> Any:
+    """Return what numpy made as JSON has it."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return bool(value) if is_truth(value) else number("in a card,", value)
 
 
 def _holds(metrics: dict[str, float], mode: str) -> bool:
@@ -213,11 +222,15 @@ def read_card(path: str | Path) -> ModelCard:
         raise ModelFileError(
             f"{path}: card format {version} is newer than {FORMAT_VERSION}, the newest known here; update wsi-meta"
         )
+    return check_card(fields, path, "mend it, or train or download it again")
+
+
+def check_card(fields: dict[str, Any], path: Path, mend: str) -> ModelCard:
+    """Return the card of a model file's fields; ModelFileError that says to `mend` it where it is none that can be used."""
     try:
         card = ModelCard.from_dict(fields)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        told = f"its card is incomplete or wrong ({first_line(error)}); mend it, or train or download it again"
-        raise ModelFileError(f"{path}: {told}") from error
+        raise ModelFileError(f"{path}: its card is incomplete or wrong ({first_line(error)}); {mend}") from error
     if card.foreign:
         raise ModelFileError(f"{path}: architecture '{card.architecture}' is not known here; expected '{ARCHITECTURE}'")
     return card

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from wsi_meta.errors import ModelFileError, OptionsError, OutputPathError
+from wsi_meta.errors import ModelFileError, OptionsError, OutputPathError, of_kind
 from wsi_meta.files.same_file import SameFile
-from wsi_meta.models.card import CARD_KEY, Calibration, ModelCard, read_card
+from wsi_meta.models.card import CARD_KEY, Calibration, ModelCard, check_card, read_card
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
 from wsi_meta.models.weights import check_weights, digest_of
 from wsi_meta.models.weights_file import check_written, with_metadata
+from wsi_meta.outputs.checks import check_output
+from wsi_meta.outputs.kept_files import MODEL
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     import torch
     from numpy.typing import NDArray
@@ -44,6 +48,7 @@ __all__ = [
     "network_of",
     "save_model",
     "stored_weights",
+    "write_model",
 ]
 
 PATCHES_AT_ONCE = 16
@@ -104,18 +109,20 @@ class Model:
         """
         from wsi_meta.models.any_module import TumorLogit, hash_module, name_of
 
+        expected = "a dict of numbers by name"
+        points = of_kind("thresholds", thresholds or {}, Mapping, expected)  # type: ignore[type-abstract]
         card = ModelCard(
             architecture=name_of(module),
             preprocessing=preprocessing,
             calibration=calibration or Calibration(),
-            thresholds={"default": 0.5} | dict(thresholds or {}),
+            thresholds={"default": 0.5} | dict(points),
         )
         try:
-            ModelCard.from_dict(card.to_dict())
+            card = ModelCard.from_dict(card.to_dict())
         except (ValueError, TypeError) as error:
             raise OptionsError(f"{card.architecture}: {first_line(error)}") from error
         network = TumorLogit(module, tumor_class)
-        network.check(preprocessing)
+        network.check(card.preprocessing)
         return cls(network, card, hash_module(network, card), Path(card.architecture), made_of=digest_of(network, card))
 
     def as_it_is(self) -> Self:
@@ -201,16 +208,23 @@ def load_model(path: str | Path | None = None) -> Model:
     content = path.read_bytes()
     if SameFile.at(path) != before:  # a training writes its model after each epoch that was the best
         raise ModelFileError(f"{path}: {REPLACED}")
-    try:
+    with _fitting(path):
         weights = load(content)
         check_written(content, path)
         check_weights(weights, path, card.int8_ranges)
         network = network_of(weights)
+    return Model(network, card, hashlib.sha256(content).hexdigest(), path.absolute(), features, digest_of(network, card), known)
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Raise ModelFileError for what is raised within: safetensors and torch raise several kinds for weights that do not fit."""
+    try:
+        yield
     except ModelFileError:
         raise
-    except Exception as error:  # safetensors and torch raise several kinds for damaged weights; all mean the same here
+    except Exception as error:
         raise ModelFileError(f"{path}: the weights do not fit a ResNet50 with one logit ({first_line(error)})") from error
-    return Model(network, card, hashlib.sha256(content).hexdigest(), path.absolute(), features, digest_of(network, card), known)
 
 
 def stored_weights(model: Model) -> dict[str, torch.Tensor]:
@@ -238,18 +252,41 @@ def save_model(
 ) -> None:
     """Write weights and card as one model file, whole or not at all (a temporary file is renamed into place).
 
+    What :func:`load_model` would refuse is not written. Weights that were trained from those of a file with ``int8_ranges`` in
+    its card get ranges by ``wsi-meta train`` alone: let `card.training` say ``{"init_int8": False}``, and int8 is refused.
+
     Parameters
     ----------
-    path : where to write; replaced if it exists
-    state : the network's ``state_dict``, stored as it is (see :func:`wsi_meta.models.weights.half_precision`)
+    path : where to write, ``.safetensors``; a model file there is replaced
+    state : a ResNet50's ``state_dict``, stored as it is (see :func:`wsi_meta.models.weights.half_precision`)
     features : what patches are like that the model was fitted to, for :func:`wsi_meta.models.features.read_features`
     known_patches : marks of the patches that it was made with
 
     Raises
     ------
+    ModelFileError
+        when card or weights are none that can be used; an older file stays.
     OutputPathError
-        when it cannot be written; an older file stays.
+        when it cannot be written, or its name or the file there is of another kind; an older file stays.
     """
+    path, mend = as_path("path", path), "nothing was written: mend it"
+    check_model_name(path)
+    check_output(path, overwrite=True, replaces=MODEL)
+    card = check_card(of_kind("card", card, ModelCard, "a ModelCard").to_dict(), path, mend)
+    with _fitting(path):
+        check_weights(state, path, card.int8_ranges)
+        network_of(state)
+    write_model(path, state, card, features, known_patches)
+
+
+def write_model(
+    path: Path,
+    state: Mapping[str, torch.Tensor],
+    card: ModelCard,
+    features: FeatureStatistics | None = None,
+    known_patches: KnownPatches | None = None,
+) -> None:
+    """Write what is known to be right as :func:`save_model` does, also another network, which no :func:`load_model` takes."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -258,5 +295,5 @@ def save_model(
         metadata[FEATURES_KEY] = json.dumps(features.to_dict())
     if known_patches is not None:
         metadata[PATCHES_KEY] = known_patches.to_json()
-    with written_whole(as_path("path", path)) as partial:
+    with written_whole(path) as partial:
         partial.write_bytes(with_metadata(save(tensors), metadata))

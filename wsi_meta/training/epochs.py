@@ -19,7 +19,7 @@ from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import TrainingError
 from wsi_meta.evaluation.model_parts import store_feature_statistics
 from wsi_meta.models.known_patches import KnownPatches
-from wsi_meta.models.model import build_network, save_model
+from wsi_meta.models.model import build_network, write_model
 from wsi_meta.models.weights import half_precision
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.training.checkpoint import Checkpoint, write_checkpoint
@@ -202,7 +202,7 @@ def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_l
         card = run.validation.card(state, best_logits, training, mosaics=mosaics)
         contents = {"train": run.train_set.contents, "valid": run.validation.patches.contents}
         known = KnownPatches.of(contents, run.learner.start.known_patches)
-        save_model(out, state, card, known_patches=known)
+        write_model(out, state, card, known_patches=known)
     write_history(out, epochs)
     rows = [asdict(epoch) for epoch in epochs]
     write_checkpoint(out, Checkpoint(run.identity, run.learner.state(), rows, torch.from_numpy(best_logits)))

@@ -108,7 +108,7 @@ class Augmentation:
 
         A name is a setting's, without its ``_px`` and with ``-`` or ``_``.
         """
-        names = tuple(name.replace("-", "_") for name in names)
+        names = tuple(of_kind("augmentation", name, str, "names").replace("-", "_") for name in names)
         known = {known.name.removesuffix("_px"): known.name for known in fields(self)}
         if unknown := set(names) - set(known):
             raise OptionsError(f"augmentation {', '.join(sorted(unknown))}: not known; expected some of {', '.join(known)}")

@@ -20,7 +20,7 @@ from wsi_meta.inference.options import compiler_variables
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import read_card
 from wsi_meta.models.known_patches import read_known_patches
-from wsi_meta.models.model import save_model
+from wsi_meta.models.model import write_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import read_weights
 from wsi_meta.outputs.paths import as_path
@@ -282,7 +282,7 @@ def _fit_to_int8(job: Job, outcome: Outcome, train_set: Patches, validation: Val
         state, card = read_weights(job.out), read_card(job.out)
         if card.int8_ranges is None:
             state, card, logits = validation.finished(state, card, train_set)
-            save_model(job.out, state, card, known_patches=read_known_patches(job.out))
+            write_model(job.out, state, card, known_patches=read_known_patches(job.out))
         else:
             logits = validation.logits(state)
     logits = job.processes.share(logits)
