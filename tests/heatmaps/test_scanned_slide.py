@@ -115,11 +115,11 @@ def test_its_corrections_and_mistakes_are_learned_from(slide: Path, heatmap: Hea
     scans = heatmap.path.rename(tmp_path / f"{source.name}.zarr").parent
     (tmp_path / "s.corrections.geojson").rename(tmp_path / f"{source.name}.corrections.geojson")
     with open_slide(slide) as opened:
-        found = find_candidates(source, opened, Preprocessing(), limit=100, seed=[0], scans=scans)
+        found = find_candidates(source, opened, Preprocessing(), seed=[0], scans=scans)
     assert {kind: len(there.cells) for kind, there in found.items()} == {"tumor": 16, "hard": 28, "normal": 20}
     _write_ome(slide, seed=1)
     with open_slide(slide) as opened, pytest.raises(DataError, match="corrections of another slide"):
-        find_candidates(source, opened, Preprocessing(), limit=100, seed=[0], scans=scans)
+        find_candidates(source, opened, Preprocessing(), seed=[0], scans=scans)
 
 
 def test_slides_that_differ_in_one_region_are_two_and_older_fingerprints_are_known(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_sample_mines_false_lesions_and_takes_missed_ones_for_tumor(tmp_path: Pa
 
         def cells_by_kind() -> dict[str, set[tuple[int, ...]]]:
             source = SourceSlide(slide, None, "patient", "train", partly)
-            found = find_candidates(source, opened, Preprocessing(), limit=1000, seed=[0], scans=tmp_path)
+            found = find_candidates(source, opened, Preprocessing(), seed=[0], scans=tmp_path)
             return {kind: {tuple(cell) for cell in candidates.cells.tolist()} for kind, candidates in found.items()}
 
         before = cells_by_kind()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,24 +30,37 @@ from wsi_meta.tiling.tissue import find_tissue
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Candidates", "find_candidates", "tumor_cells"]
+__all__ = ["KINDS", "Candidates", "find_candidates", "quotas_of", "share_out", "tumor_cells"]
 
 KINDS = ("tumor", "hard", "normal")
 """Cells with tumor; normal ones that a scan mistook for tumor; the other normal ones."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Candidates:
-    """Cells of one kind, in random order."""
+    """Cells of one kind, in random order. Each is taken once."""
 
     cells: NDArray[np.int32]
     """Row and column in the grid of 32 px cells, shape (n, 2)."""
     near: NDArray[np.bool_]
     """Whether there is tumor anywhere in the cell's patch, shape (n,)."""
+    taken: int = 0
+    """Number of cells that were taken."""
+
+    @property
+    def left(self) -> int:
+        """Number of cells that were not taken yet."""
+        return len(self.cells) - self.taken
+
+    def take(self, number: int) -> list[tuple[list[int], bool]]:
+        """Return the next cells, up to `number` of them, in the order of the grid, and whether tumor is near each."""
+        part = slice(self.taken, self.taken + number)
+        self.taken += min(number, self.left)
+        return sorted(zip(self.cells[part].tolist(), self.near[part].tolist(), strict=True))
 
 
 def find_candidates(
-    source: SourceSlide, slide: Slide, preprocessing: Preprocessing, *, limit: int, seed: list[int], scans: Path | None = None
+    source: SourceSlide, slide: Slide, preprocessing: Preprocessing, *, seed: list[int], scans: Path | None = None
 ) -> dict[str, Candidates]:
     """Find the cells whose patches may be cut from a slide. Their whole patches lie on the slide.
 
@@ -61,7 +75,6 @@ def find_candidates(
     ----------
     source, slide : row of the manifest, and the slide itself
     preprocessing : of the model
-    limit : largest number of cells of each kind
     seed : of their random order
     scans : folder with the slide's heatmap ``<name>.zarr``; without it no cell is hard
 
@@ -102,9 +115,47 @@ def find_candidates(
     rng = np.random.default_rng(seed)
     found = {}
     for kind, cells in zip(KINDS, (tumor & inside, hard, normal & ~hard), strict=True):
-        places = rng.permutation(np.argwhere(cells).astype(np.int32))[:limit]
+        places = rng.permutation(np.argwhere(cells).astype(np.int32))
         found[kind] = Candidates(places, near[places[:, 0], places[:, 1]])
     return found
+
+
+def quotas_of(
+    candidates: Sequence[Mapping[str, Candidates]], each: int, mined: float, cut: Mapping[str, int]
+) -> dict[str, list[int]]:
+    """Return how many patches of each kind to cut from each slide, until there are `each` of both labels, or no more.
+
+    Normal ones make up for hard ones that are missing, and the other way round.
+
+    Parameters
+    ----------
+    candidates : of each slide
+    each : number of patches of each label
+    mined : share of hard patches among the normal ones
+    cut : number of patches of each kind that the split has
+    """
+    left = {kind: [of_slide[kind].left for of_slide in candidates] for kind in KINDS}
+    total, normal = {kind: sum(counts) for kind, counts in left.items()}, cut["hard"] + cut["normal"]
+    each = min(each, cut["tumor"] + total["tumor"], normal + total["hard"] + total["normal"])
+    lacking = max(0, each - normal)
+    hard = min(lacking, total["hard"], max(0, round(each * mined) - cut["hard"], lacking - total["normal"]))
+    wanted = {"tumor": max(0, each - cut["tumor"]), "hard": hard, "normal": lacking - hard}
+    return {kind: share_out(wanted[kind], left[kind]) for kind in KINDS}
+
+
+def share_out(wanted: int, available: Sequence[int]) -> list[int]:
+    """Divide `wanted` as evenly as `available` allows: no share is larger than what is available, the others make up for it.
+
+    Returns
+    -------
+    Shares in the order of `available`. Their sum is `wanted`, or the sum of `available` if that is less.
+    """
+    shares, left = [0] * len(available), wanted
+    # the smallest first: what it lacks is divided among the others
+    for place, index in enumerate(sorted(range(len(available)), key=lambda index: available[index])):
+        shares[index] = min(available[index], left // (len(available) - place))
+        left -= shares[index]
+    return shares
 
 
 def tumor_cells(

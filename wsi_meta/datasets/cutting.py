@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,10 +39,12 @@ class PatchCutter:
         self.blank = self.unreadable = 0
 
     def cut(self, candidates: Candidates, wanted: int, *, tumor: bool) -> Iterator[tuple[NDArray[np.uint8], PatchPlace]]:
-        """Return up to `wanted` patches, uint8 (patch_px, patch_px, 3), and their places; `tumor` is their label."""
+        """Return patches, uint8 (patch_px, patch_px, 3), and their places, until it is `wanted` ones or no candidate is left.
+
+        `tumor` is their label.
+        """
         scale = exact_ratio(self._preprocessing.mpp, self._slide.mpp)
-        places = zip(candidates.cells.tolist(), candidates.near.tolist(), strict=True)
-        while wanted and (batch := sorted(islice(places, min(wanted, AT_ONCE)))):
+        while wanted and (batch := candidates.take(min(wanted, AT_ONCE))):
             corners = [self._corner(*cell) for cell, _ in batch]
             for (x, y), (_, near), (pixels, blank) in zip(corners, batch, self._pool.map(self._read, corners), strict=True):
                 if pixels is None:

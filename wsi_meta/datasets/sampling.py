@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wsi_meta.datasets.candidates import KINDS, Candidates, find_candidates
+from wsi_meta.datasets.candidates import KINDS, Candidates, find_candidates, quotas_of
 from wsi_meta.datasets.cutting import PatchCutter
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
@@ -31,7 +32,7 @@ from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.words import counted, some_of
 
-__all__ = ["Sampled", "sample", "share_out"]
+__all__ = ["Sampled", "sample"]
 
 logger = logging.getLogger(__name__)
 
@@ -165,71 +166,56 @@ def _sample_split(split: str, slides: Sequence[SourceSlide], patches: int, plan:
     """Find the cells of a split's slides and write its files; `patches` is the number for training."""
     each = max(1, (patches if split == "train" else patches // OTHER_SPLITS) // 2)
     note(f"{split}: looking for tissue and tumor on {len(slides)} slides", enabled=plan.progress)
-    return _write_split(split, [_look(slide, plan, each) for slide in slides], each, plan, pool)
+    sources = [_look(slide, plan) for slide in slides]
+    _refuse_absent(split, sources)
+    return _write_split(split, sources, each, plan, pool)
 
 
-def share_out(wanted: int, available: Sequence[int]) -> list[int]:
-    """Divide `wanted` as evenly as `available` allows: no share is larger than what is available, the others make up for it.
-
-    Returns
-    -------
-    Shares in the order of `available`. Their sum is `wanted`, or the sum of `available` if that is less.
-    """
-    shares, left = [0] * len(available), wanted
-    # the smallest first: what it lacks is divided among the others
-    for place, index in enumerate(sorted(range(len(available)), key=lambda index: available[index])):
-        shares[index] = min(available[index], left // (len(available) - place))
-        left -= shares[index]
-    return shares
-
-
-def _look(slide: SourceSlide, plan: _Plan, limit: int) -> _Source:
+def _look(slide: SourceSlide, plan: _Plan) -> _Source:
     # seeded by the slide's name, so that the other slides of the manifest make no difference
     seed = [plan.seed, *slide.name.encode()]
     with open_slide(slide.path, mpp=slide.mpp) as opened:
         if (first := plan.looked_at.setdefault(opened.fingerprint(), slide.path)) != slide.path:
             raise DataError(f"{slide.path}: the same slide as {first}, under another name; expected each slide once")
-        return _Source(slide, find_candidates(slide, opened, plan.preprocessing, limit=limit, seed=seed, scans=plan.scans))
+        return _Source(slide, find_candidates(slide, opened, plan.preprocessing, seed=seed, scans=plan.scans))
 
 
-def _quotas(split: str, sources: Sequence[_Source], each: int, mined: float) -> dict[str, list[int]]:
-    """Return how many patches of each kind to cut from each slide; DataError where a class has none."""
-    there = {kind: [len(source.candidates[kind].cells) for source in sources] for kind in KINDS}
-    total = {kind: sum(counts) for kind, counts in there.items()}
-    for name, count in (("tumor", total["tumor"]), ("normal", total["hard"] + total["normal"])):
-        if not count:
+def _refuse_absent(split: str, sources: Sequence[_Source]) -> None:
+    """Raise DataError where a class has no cell on any slide of a split."""
+    for name, kinds in (("tumor", KINDS[:1]), ("normal", KINDS[1:])):
+        if not any(source.candidates[kind].left for source in sources for kind in kinds):
             names = some_of([source.slide.name for source in sources])
             raise DataError(
                 f"{split}: no {name} patches on its {len(sources)} slides ({names}); expected slides with and without tumor in "
                 "each split; see the manifest's columns annotations, split and partly"
             )
-    each = min(each, total["tumor"], total["hard"] + total["normal"])
-    hard = min(total["hard"], max(round(each * mined), each - total["normal"]))
-    wanted = {"tumor": each, "hard": hard, "normal": each - hard}
-    return {kind: share_out(wanted[kind], there[kind]) for kind in KINDS}
 
 
 def _write_split(split: str, sources: Sequence[_Source], each: int, plan: _Plan, pool: Executor) -> Sampled:
-    """Cut a split's patches, slide after slide, and write its files."""
-    quotas, sampled, kinds = _quotas(split, sources, each, plan.mined), Sampled(), list[str]()
-    missing = dict.fromkeys(KINDS, 0)
+    """Cut a split's patches, slide after slide, and write its files.
+
+    What blank and unreadable patches leave missing is shared out again among the slides that have more, until none has.
+    """
+    sampled, kinds = Sampled(), list[str]()
+    candidates = [source.candidates for source in sources]
+    quotas = quotas_of(candidates, each, plan.mined, Counter())
     with (
         PcamWriter(plan.folder, split, plan.preprocessing.patch_px) as writer,
         progress_bar(sum(map(sum, quotas.values())), "patches", split, enabled=plan.progress) as bar,
     ):
-        for index, source in enumerate(sources):
-            with open_slide(source.slide.path, mpp=source.slide.mpp) as slide:
-                cutter = PatchCutter(slide, plan.preprocessing, pool)
-                for kind in KINDS:
-                    wanted, before = quotas[kind][index] + missing[kind], len(kinds)
-                    for pixels, place in cutter.cut(source.candidates[kind], wanted, tumor=kind == "tumor"):
-                        writer.add(pixels, place)
-                        kinds.append(kind)
-                        bar.update(1)
-                    # later slides make up for patches that are missing; normal ones also for missing hard ones
-                    missing[kind] = 0
-                    missing["normal" if kind == "hard" else kind] += wanted - (len(kinds) - before)
-            sampled.blank, sampled.unreadable = sampled.blank + cutter.blank, sampled.unreadable + cutter.unreadable
+        while any(map(any, quotas.values())):
+            for index, source in enumerate(sources):
+                if not any(wanted := [quotas[kind][index] for kind in KINDS]):
+                    continue
+                with open_slide(source.slide.path, mpp=source.slide.mpp) as slide:
+                    cutter = PatchCutter(slide, plan.preprocessing, pool)
+                    for kind, number in zip(KINDS, wanted, strict=True):
+                        for pixels, place in cutter.cut(source.candidates[kind], number, tumor=kind == "tumor"):
+                            writer.add(pixels, place)
+                            kinds.append(kind)
+                            bar.update(1)
+                sampled.blank, sampled.unreadable = sampled.blank + cutter.blank, sampled.unreadable + cutter.unreadable
+            quotas = quotas_of(candidates, each, plan.mined, Counter(kinds))
         writer.refuse_one_class(f"{sampled.blank} were left out as blank (without colour), {sampled.unreadable} as unreadable")
         order = writer.write(np.random.default_rng([plan.seed, *split.encode()]))
     sampled.patches, sampled.hard = len(order), sum(kinds[number] == "hard" for number in order)
