@@ -445,6 +445,14 @@ def test_bad_manifests(slides: Path, tmp_path: Path, rows: list[str], told: str)
         sample(_manifest(slides, *rows), tmp_path / "p", patches=10)
 
 
+@pytest.mark.parametrize("column", ["spilt", "patients", "partialy", "annotation"])
+def test_a_column_of_another_name_is_refused(slides: Path, column: str) -> None:
+    """Its values would be ignored, such as which slides are for test."""
+    path = _manifest(slides, "normal_001.tif,,test", columns=f"slide,annotations,{column}")
+    with pytest.raises(DataError, match=rf"other\.csv: line 1: unknown column '{column}'; expected some of slide, annotat"):
+        read_manifest(path)
+
+
 @pytest.mark.parametrize("mpp", ["nan", "-1", "0", "inf", "1e400", "fine"])
 def test_a_pixel_size_that_cannot_be_is_told_by_its_line(slides: Path, mpp: str) -> None:
     path = _manifest(slides, "normal_001.tif,,0.25", f"normal_002.tif,,{mpp}", columns="slide,annotations,mpp")

@@ -65,12 +65,12 @@ def read_manifest(path: str | Path, *, tumor: Sequence[str] = (), exclude_class:
     Raises
     ------
     DataError
-        when it is missing or damaged, names a file that is not there, or a slide twice, or when no outline of any slide has
-        a class that was told.
+        when it is missing or damaged, has other columns, names a file that is not there, or a slide twice, or when no outline
+        of any slide has a class that was told.
     """
     path, classes = as_path("manifest", path), ClassNames.parse(tumor, exclude_class)
     known = {loose(slide) for (slide,) in read_table(PARTLY, ("slide",), "slides partly annotated")}
-    rows = read_table(path, ("slide", "annotations"), "slides", optional=("patient", "split", "partly", "mpp"))
+    rows = read_table(path, ("slide", "annotations"), "slides", optional=("patient", "split", "partly", "mpp"), strict=True)
     slides = [_read_row(path, row, known) for row in rows]
     names = [slide.name for slide in slides]
     if not slides:
