@@ -690,6 +690,20 @@ def test_folders_of_different_layouts_are_joined(tmp_path: Path) -> None:
     assert np.array_equal(data["train"].read(4), draw(3, seed=1)[2])
 
 
+def test_a_folder_among_others_is_the_split_that_it_is_named_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patches to validate on would be trained on."""
+    for folder in ("a/train", "a/Valid", "more"):
+        write_classes(tmp_path / folder, (1, 2))
+    (tmp_path / "b" / "test").mkdir(parents=True)
+    write_kaggle(tmp_path / "b" / "test", draw(3), "id,label\na,0\nb,1\nc,1\n")
+    monkeypatch.chdir(tmp_path / "a" / "Valid")
+
+    data = open_patches(["../train", ".", "../../more", "../../b/test"])
+
+    assert {split: len(patches) for split, patches in data.items()} == {"train": 6, "valid": 3, "test": 3}
+    assert list(open_patches(tmp_path / "a" / "Valid")) == ["train"], "nothing beside it to keep it apart from"
+
+
 def test_layouts_within_one_folder_are_joined_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_hdf5(tmp_path, "train", draw(2), [1, 0])
     write_classes(tmp_path, (1, 1))

@@ -6,8 +6,9 @@
   an id of 40 hexadecimal digits is the SHA-1 of the patch's RGB bytes, so that damage is noticed
 - class folders: ``{train,valid,test}/{0,1}/*`` or just ``{0,1}/*``, images as jpg, png or tif
 
-``val`` and ``validation`` are ``valid``, in any case. A folder may hold several layouts; several folders are joined. Folders,
-images and HDF5 files in them that are not read are told, and whatever lies beside images that are.
+``val`` and ``validation`` are ``valid``, in any case. A folder may hold several layouts; several folders are joined. Of these, one
+that is named as a split holds that split, where nothing in it names one. Folders, images and HDF5 files in them that are not
+read are told, and whatever lies beside images that are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from wsi_meta.annotations.tables import label_of, read_table, refuse_twice
 from wsi_meta.datasets.hdf5 import HDF5_ENDINGS, find_pairs, is_of_pcam, read_hdf5
 from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.datasets.pcam import sampled_mpp
+from wsi_meta.datasets.rgb_images import IMAGE_SUFFIXES, images_in, tell_held
 from wsi_meta.errors import DataError
 from wsi_meta.files.address import several
 from wsi_meta.models.preprocessing import Preprocessing
@@ -45,7 +46,6 @@ NAMES = {split: split for split in SPLITS} | {"val": "valid", "validation": "val
 """Splits by the names that folders and files have for them."""
 FEW = 100
 """Patches of a class: of 30 normal ones, a threshold for a specificity of 0.99 has under 0.90 in one case of twenty."""
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 TOLD = (*IMAGE_SUFFIXES, ".bmp", ".gif", ".webp", ".jp2", ".npy", *HDF5_ENDINGS)
 """Endings of what is told where it is not read."""
 NO_IMAGES = (".csv", ".json", ".txt", ".db", ".ini")
@@ -62,7 +62,8 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
 
     Returns
     -------
-    dict from split to patches, with only the splits that were found; data without splits are ``train``.
+    dict from split to patches, with only the splits that were found; data without splits are ``train``, or what their folder is
+    named where there are several.
 
     Raises
     ------
@@ -76,10 +77,11 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
             raise DataError(f"{folder}: given twice; expected each folder once")
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; expected a folder of labelled patches")
+        own = _named_split(folder) if len(folders) > 1 else "train"
         parts = [
             *(("HDF5 files", *part) for part in _open_hdf5(folder)),
-            *(("train_labels.csv", *part) for part in _open_kaggle(folder)),
-            *(("folders 0/ and 1/", *part) for part in _open_class_folders(folder)),
+            *(("train_labels.csv", *part) for part in _open_kaggle(folder, own)),
+            *(("folders 0/ and 1/", *part) for part in _open_class_folders(folder, own)),
         ]
         if not parts:
             there = some_of(sorted(_unread(os.fspath(folder), set(), set(), set()))) or "nothing that may be patches"
@@ -177,7 +179,7 @@ def _read_slides(path: Path, labels: NDArray[np.uint8]) -> NDArray[np.str_] | No
     return slides
 
 
-def _open_kaggle(folder: Path) -> Iterable[tuple[str, Patches]]:
+def _open_kaggle(folder: Path, own: str) -> Iterable[tuple[str, Patches]]:
     table = folder / "train_labels.csv"
     if not table.exists():
         return
@@ -187,26 +189,32 @@ def _open_kaggle(folder: Path) -> Iterable[tuple[str, Patches]]:
         raise DataError(f"{table}: no labels in it; expected a row per image")
     rows.sort()
     labels = {row[0]: row[1] for row in rows}
-    images = {path.stem: path for path in _images(folder / "train") if path.suffix.lower() in (".tif", ".tiff")}
+    images = {path.stem: path for path in images_in(folder / "train") if path.suffix.lower() in (".tif", ".tiff")}
     _refuse_mismatch(table, sorted(set(labels) - set(images)), "ids without an image in train/")
     _refuse_mismatch(table, sorted(set(images) - set(labels)), "images in train/ without a label")
     names = list(labels)
     values = _checked_labels(labels.values(), table, lambda place: f"line {rows[place].line} (id '{names[place]}')")
     by_sha1 = np.array([re.fullmatch("[0-9a-fA-F]{40}", name) is not None for name in names])
-    yield "train", Patches(tuple(images[name] for name in names), np.full(len(names), -1), values, named_by_sha1=by_sha1)
+    yield own, Patches(tuple(images[name] for name in names), np.full(len(names), -1), values, named_by_sha1=by_sha1)
 
 
-def _open_class_folders(folder: Path) -> Iterable[tuple[str, Patches]]:
-    whole = [("train", folder)] if (folder / "0").is_dir() or (folder / "1").is_dir() else []
+def _open_class_folders(folder: Path, own: str) -> Iterable[tuple[str, Patches]]:
+    whole = [(own, folder)] if (folder / "0").is_dir() or (folder / "1").is_dir() else []
     for split, place in [*_split_folders(folder), *whole]:
         files, labels = [], []
         for label in (0, 1):
-            of_class = _images(place / str(label))
+            of_class = images_in(place / str(label))
             files += of_class
             labels += [label] * len(of_class)
         if not files:
             raise DataError(f"{place}: folders 0/ and 1/ hold no images; expected {', '.join(IMAGE_SUFFIXES)}")
         yield split, Patches(tuple(files), np.full(len(files), -1), np.array(labels, np.uint8))
+
+
+def _named_split(folder: Path) -> str:
+    """Return the split that a folder is named as, ``train`` for any other name."""
+    place = real_path(folder) if folder.name in ("", os.pardir) else folder
+    return NAMES.get(place.name.lower(), "train")
 
 
 def _split_folders(folder: Path) -> list[tuple[str, Path]]:
@@ -274,26 +282,6 @@ def _checked_labels(
 
 def _refuse_mismatch(table: Path, names: list[str], what: str) -> None:
     if names:
-        there = _tell_held(table.with_name("train"))
+        there = tell_held(table.with_name("train"))
         told = "expected one image per label, whose id is its name without .tif"
         raise DataError(f"{table}: {len(names)} {what}, first '{names[0]}'; train/ holds {there}; {told}")
-
-
-def _tell_held(folder: Path) -> str:
-    """Return in words what a folder holds: how many files of each ending, and folders."""
-    if not folder.is_dir():
-        return "nothing"
-    with os.scandir(folder) as entries:
-        kinds = Counter("in folders" if entry.is_dir() else PurePath(entry.name).suffix for entry in entries)
-    folders = kinds.pop("in folders", 0)
-    told = [f"{count} {kind or 'without ending'}" for kind, count in sorted(kinds.items())]
-    return ", ".join(told + [f"{folders} folder{'s' * (folders > 1)}"] * bool(folders)) or "nothing"
-
-
-def _images(folder: Path) -> list[Path]:
-    """List a folder's images by name, without the hidden ``._`` files of macOS; what is no file, such as a pipe, is none."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        files = [folder / entry.name for entry in entries if entry.is_file() or entry.is_symlink()]
-    return sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")

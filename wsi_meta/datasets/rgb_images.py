@@ -1,7 +1,10 @@
-"""Colour images as Pillow opens them: what they show, as RGB of 8 bits."""
+"""Colour images: which there are in a folder, and what they show, as Pillow opens them and as RGB of 8 bits."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +14,10 @@ from wsi_meta.tiffs.tags import BITS, COMPRESSION, PHOTOMETRIC, PLANES, SAMPLE_F
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["check_mode", "read_rgb"]
+__all__ = ["IMAGE_SUFFIXES", "check_mode", "images_in", "read_rgb", "tell_held"]
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+"""Endings of images that are read."""
 DEEP_MODE = ";16"
 """In the names by which Pillow decodes values of 16 bits, colours as well, of which it keeps the upper byte."""
 TWELVE_BITS = 1 << 12
@@ -86,3 +91,23 @@ def _refuse_12_in_16_bits(image: Any) -> None:
 def _is_16_bit(image: Any) -> bool:
     """Tell whether an image has greys of 16 bits; Pillow also opens some PNG files of 16 bits with the mode of 32."""
     return bool(image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"))
+
+
+def tell_held(folder: Path) -> str:
+    """Return in words what a folder holds: how many files of each ending, and folders."""
+    if not folder.is_dir():
+        return "nothing"
+    with os.scandir(folder) as entries:
+        kinds = Counter("in folders" if entry.is_dir() else PurePath(entry.name).suffix for entry in entries)
+    folders = kinds.pop("in folders", 0)
+    told = [f"{count} {kind or 'without ending'}" for kind, count in sorted(kinds.items())]
+    return ", ".join(told + [f"{folders} folder{'s' * (folders > 1)}"] * bool(folders)) or "nothing"
+
+
+def images_in(folder: Path) -> list[Path]:
+    """List a folder's images by name, without the hidden ``._`` files of macOS; what is no file, such as a pipe, is none."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        files = [folder / entry.name for entry in entries if entry.is_file() or entry.is_symlink()]
+    return sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
