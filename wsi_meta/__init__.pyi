@@ -81,6 +81,6 @@ from .training.recipe import Recipe as Recipe
 from .training.train import TrainResult as TrainResult
 from .training.train import train as train
 from .viewer.view import view as view
-from .worklist.summary import summarise_folder as summarise_folder
+from .worklist.renewal import summarise_folder as summarise_folder
 
 __version__: str

@@ -20,8 +20,8 @@ from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scan import scan
+from wsi_meta.worklist.renewal import summarise_folder
 from wsi_meta.worklist.slide_places import find_slide
-from wsi_meta.worklist.summary import summarise_folder
 from wsi_meta.worklist.table import COLUMNS
 
 

@@ -26,7 +26,8 @@ from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.words import printable
-from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise, summarise_folder
+from wsi_meta.worklist.renewal import summarise_folder
+from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise
 from wsi_meta.worklist.table import COLUMNS, Table, open_table
 
 MAP = np.full((3, 4), 0.75, np.float32)
@@ -203,7 +204,7 @@ def test_exchanged_stores_give_no_slide_anothers_score(tmp_path: Path) -> None:
     told = f"{first}: made from a.tif (fingerprint {slides[0][1][:16]}), not from {slides[1][0]}; put the right store back, "
     for _ in range(2):
         assert [[row[name] for name in names] for row in summarise_folder(kept)] == [
-            ["a.tif", pytest.approx(0.75), None, str(first), None],
+            [slides[0][0], pytest.approx(0.75), "p1", str(first), None],
             [slides[1][0], None, "p2", None, f"{told}or scan again"],
         ]
 
@@ -436,3 +437,81 @@ def test_what_no_heatmap_knows_is_kept(tmp_path: Path) -> None:
     add_row(tmp_path, summarise("x/a.tif", store), store.path)
     (row,) = summarise_folder(tmp_path)
     assert {name: row[name] for name in known} == known
+
+
+GIVEN = {"patient": "p1", "label": "tumor"}
+
+
+def _rows(folder: Path) -> list[tuple[object, ...]]:
+    """What tells the rows apart: name of folder and slide, patient, whether there is a score, and whether an error."""
+    rows = open_table(folder).rows
+    return [
+        ("/".join(Path(row["slide"]).parts[-2:]), row["patient"], row["score"] is not None, bool(row["error"])) for row in rows
+    ]
+
+
+def test_a_slide_by_another_path_is_the_same(tmp_path: Path) -> None:
+    slide, mark = _slide(tmp_path / "x" / "a.tif")
+    (tmp_path / "link").symlink_to("x")
+    store = write_store(tmp_path / "a.zarr", MAP, slide=mark)
+    add_row(tmp_path, summarise(slide, store) | GIVEN, store.path)
+    for path in (tmp_path / "y" / ".." / "x" / "a.tif", tmp_path / "link" / "a.tif"):
+        (tmp_path / "y").mkdir(exist_ok=True)
+        add_row(tmp_path, failed(path, "holds another scan"), store.path)
+        add_row(tmp_path, summarise(path, store), store.path)
+        assert _rows(tmp_path) == [(f"{path.parent.name}/a.tif", "p1", True, False)]
+
+
+@pytest.mark.parametrize("scanned", ["finished before", "failed", "again"])
+def test_a_slide_that_was_moved_keeps_what_a_person_gave(
+    tmp_path: Path, scanned: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    slide, mark = _slide(tmp_path / "x" / "a.tif")
+    store = write_store(tmp_path / "a.zarr", MAP, slide=mark)
+    add_row(tmp_path, summarise(slide, store) | GIVEN, store.path)
+    (tmp_path / "x").rename(tmp_path / "y")
+    moved = tmp_path / "y" / "a.tif"
+    if scanned == "again":
+        store = write_store(tmp_path / "a.zarr", MAP * np.float32(0.5), slide=mark)
+    add_row(tmp_path, failed(moved, "holds another scan") if scanned == "failed" else summarise(moved, store), store.path)
+    assert _rows(tmp_path) == [("y/a.tif", "p1", True, False)]
+    told = f"{store.path}: patient, label and annotations are those of {slide}, which is not there any more; if that was "
+    assert [told in record.getMessage() for record in caplog.records] == [True] * (scanned == "again")
+
+
+def test_a_slide_whose_heatmap_was_replaced_keeps_what_a_person_gave(tmp_path: Path) -> None:
+    (x, first), (y, second) = _slide(tmp_path / "x" / "a.tif"), _slide(tmp_path / "y" / "a.tif", seed=1)
+    store = write_store(tmp_path / "a.zarr", MAP, slide=first)
+    add_row(tmp_path, summarise(x, store) | GIVEN, store.path)
+    store = write_store(tmp_path / "a.zarr", MAP * np.float32(0.5), slide=second)
+    add_row(tmp_path, summarise(y, store), store.path)
+    assert sorted(_rows(tmp_path)) == [("x/a.tif", "p1", False, True), ("y/a.tif", None, True, False)]
+
+
+def test_a_store_that_was_renamed_or_lost_takes_nothing_with_it(tmp_path: Path) -> None:
+    for seed, name in enumerate("abc"):
+        slide, mark = _slide(tmp_path / "x" / f"{name}.tif", seed)
+        store = write_store(tmp_path / f"{name}.zarr", MAP, slide=mark)
+        add_row(tmp_path, summarise(slide, store) | (GIVEN if name != "c" else {}), store.path)
+    (tmp_path / "a.zarr").rename(tmp_path / "renamed.zarr")
+    for name in "bc":
+        (tmp_path / f"{name}.zarr").rename(tmp_path / f"{name}.away")
+    for _ in range(2):
+        summarise_folder(tmp_path)
+        assert _rows(tmp_path) == [("x/a.tif", "p1", True, False), ("x/b.tif", "p1", False, True)]
+        assert open_table(tmp_path).rows[1]["error"] == f"{tmp_path}/b.zarr: not there any more; put it back, or scan again"
+    (tmp_path / "b.away").rename(tmp_path / "b.zarr")
+    summarise_folder(tmp_path)
+    assert sorted(_rows(tmp_path)) == [("x/a.tif", "p1", True, False), ("x/b.tif", "p1", True, False)]
+
+
+def test_a_mended_slide_gets_its_row_where_another_of_its_name_cannot_be_opened(tmp_path: Path) -> None:
+    damaged = tmp_path / "y" / "a.tif"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"cut")
+    slide, mark = _slide(tmp_path / "x" / "a.tif")
+    for patient, path in (("p1", Path(slide)), ("p2", damaged)):
+        add_row(tmp_path, failed(path, "not a slide") | {"patient": patient}, tmp_path / f"{patient}.zarr")
+    write_store(tmp_path / "a.zarr", MAP, slide=mark).path.rename(tmp_path / "p1.zarr")
+    summarise_folder(tmp_path)
+    assert _rows(tmp_path) == [("x/a.tif", "p1", True, False), ("y/a.tif", "p2", False, True)]

@@ -22,7 +22,8 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.worklist import thumbnails
 from wsi_meta.worklist.page import render_page
 from wsi_meta.worklist.patients import find_patients
-from wsi_meta.worklist.summary import add_row, failed, summarise, summarise_folder
+from wsi_meta.worklist.renewal import summarise_folder
+from wsi_meta.worklist.summary import add_row, failed, summarise
 from wsi_meta.worklist.table import COLUMNS, Row
 from wsi_meta.worklist.thumbnails import make_thumbnail
 from wsi_meta.worklist.worklist import Worklist, renew_worklist

@@ -242,7 +242,7 @@ def summary(folder: Path, as_json: bool) -> None:
 
     Exits with 1 when a row has an error, as a scan of many slides does.
     """
-    from wsi_meta.worklist.summary import summarise_folder
+    from wsi_meta.worklist.renewal import summarise_folder
 
     rows = summarise_folder(folder)
     _print_rows(rows, as_json=as_json)

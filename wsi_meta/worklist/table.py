@@ -22,11 +22,11 @@ from typing import Any
 from wsi_meta import __version__
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.files.address import from_file_uri, is_address, name_in, portable
-from wsi_meta.outputs.paths import cannot_be_written
+from wsi_meta.outputs.paths import cannot_be_written, real_path
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import printable, some_of
 
-__all__ = ["COLUMNS", "Row", "Table", "from_here", "open_table", "whole"]
+__all__ = ["COLUMNS", "Row", "Table", "open_table", "whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,21 +83,22 @@ class Table:
     written: tuple[int | None, ...] = ()
     """Checksums of the CSV as it was written last, and of the one before: a killed process leaves that beside a newer JSON."""
 
-    def slides(self) -> list[str]:
-        """Return the slide of each row, absolute."""
-        return [from_here(row["slide"]) for row in self.rows]
+    def of_slide(self, slide: str) -> Row | None:
+        """Return the row of a slide, also where it has that by another path, as through a link; None where there is none."""
+        wanted = _from_here(printable(slide))
+        found = (row for row in self.rows if _from_here(row["slide"]) == wanted)
+        return next(found, None) or next((row for row in self.rows if _are_one_file(row["slide"], slide)), None)
 
-    def stores(self) -> list[str]:
-        """Return the name of each row's heatmap, as it is shown; empty where it has none."""
-        return [printable(name_in(row["heatmap"])) if row["heatmap"] else "" for row in self.rows]
+    def of_store(self, name: str) -> Row | None:
+        """Return the row of the heatmap with a name; None where there is none."""
+        wanted = printable(name)
+        return next((row for row in self.rows if row["heatmap"] and printable(name_in(row["heatmap"])) == wanted), None)
 
     def put(self, row: Row) -> None:
         """Add a row; one of the same slide is replaced."""
-        row, slides = whole(row), self.slides()
-        if (slide := from_here(row["slide"])) in slides:
-            self.rows[slides.index(slide)] = row
-        else:
-            self.rows.append(row)
+        before = self.of_slide(row["slide"])
+        place = next((number for number, other in enumerate(self.rows) if other is before), len(self.rows))
+        self.rows[place : place + 1] = [whole(row)]
 
     def write(self) -> None:
         """Write both files, each whole. A CSV that somebody changed is kept beside them, with a warning.
@@ -140,11 +141,18 @@ def open_table(folder: Path) -> Table:
         raise _refused(path, kept, HEAD) from None
 
 
-def from_here(slide: str) -> str:
+def _from_here(slide: str) -> str:
     """Return a row's slide as an absolute path, as it is shown. A relative one, of before, counts from the current folder."""
     if slide.startswith("/") and "//" not in slide and "/." not in slide:
         return slide  # as this version writes it: thousands of rows are asked for each that is added
     return slide if is_address(slide) else printable(str(Path(from_file_uri(slide)).absolute()))
+
+
+def _are_one_file(slide: str, other: str) -> bool:
+    """Tell whether two paths of one name lead to one file. Those of other names are not looked at, which would take long."""
+    if is_address(slide) or is_address(other) or name_in(slide) != name_in(other):
+        return False
+    return real_path(Path(from_file_uri(slide))) == real_path(Path(from_file_uri(other)))
 
 
 HEAD = '{"made_by": "wsi-meta '
