@@ -216,6 +216,11 @@ def test_a_slide_without_tissue_is_a_row_of_its_own(tmp_path: Path) -> None:
     assert [option.get("value") for option in page.all("option")][-1] == "empty"
 
 
+@pytest.mark.parametrize(("share", "told"), [(0.0004, "< 0.1 %"), (0.996, "99.6 %"), (0.9999, "> 99.9 %"), (1, "100 %")])
+def test_a_share_is_all_or_nothing_only_where_it_is(tmp_path: Path, share: float, told: str) -> None:
+    assert f" {told} " in _render(tmp_path, ROW | {"tissue_fraction": share}).rows[1]
+
+
 def test_what_a_name_holds_is_only_text(tmp_path: Path) -> None:
     evil = '"><script>alert(1)</script>&amp;'
     page = _render(
@@ -267,6 +272,31 @@ def test_labels_of_one_kind_give_no_auc_and_say_so(tmp_path: Path) -> None:
     text = render_page(tmp_path, _rows(rows), {"a.zarr": "a.jpg", "a": "a.jpg"}, lesions=False, running=None)
     assert "There is no AUC: it takes slides with a score" in text.split("Against labels and annotations")[1]
     assert 'alt="map of a"' in text
+
+
+@pytest.mark.parametrize(
+    ("models", "ranked", "told"),
+    [
+        (("m", "m"), ["b", "a"], "ranked by the fitted score;"),
+        (("m", "n"), ["a", "b"], "ranked by score, not by the fitted ones: they are of 2 score models;"),
+        (("m", None), ["a", "b"], "ranked by score, not by the fitted ones: of some, the table does not say by which"),
+        (("m", ""), ["a", "b"], "ranked by score, not by the fitted ones: 1 of 2 have one;"),
+    ],
+)
+def test_slides_are_ranked_and_judged_by_one_score_alone(
+    tmp_path: Path, models: tuple[str, str | None], ranked: list[str], told: str
+) -> None:
+    other = ("unfitted", "") if models == ("m", "m") else ("", "fitted")
+    fitted = {"fitted_score": 0.1234, "score": 0.61, "label": "tumor", "score_model": models[0]}
+    rows = [ROW | fitted, ROW | {"heatmap": "b.zarr", "score": 0.32, "label": "normal"}]
+    if models[1] != "":
+        rows[1] |= {"fitted_score": 0.4567, "score_model": models[1]}
+    text = render_page(tmp_path, _rows(rows), {}, lesions=False, running=None)
+    assert told in text
+    assert re.findall("<td role=cell>([ab])<small>", text) == ranked
+    assert re.findall("<small>(unfitted|fitted) 0.61|<small>(unfitted|fitted) 0.12", text) == [other]
+    no_auc = "There is no AUC of the fitted score: " in text
+    assert ("AUC of the fitted score</span>" in text, no_auc) == (models == ("m", "m"), models[1] in ("n", None))
 
 
 def test_labels_and_annotations_give_auc_and_froc(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.words import counted, one_line, some_of
 from wsi_meta.worklist.table import Row
 
-__all__ = ["CohortAgreement", "CohortAuc", "CohortFroc", "judge_rows"]
+__all__ = ["CohortAgreement", "CohortAuc", "CohortFroc", "judge_rows", "why_not_comparable"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,10 @@ def judge_rows(folder: Path, rows: Sequence[Row], names: Sequence[str], *, lesio
     if known := [name for name, row in zip(names, rows, strict=True) if _left_out(excluded, name, "slides") and row["label"]]:
         notes.append(f"Left out, as they are known to be labelled wrongly: {', '.join(known)}.")
     counted = [row for name, row in zip(names, rows, strict=True) if not _left_out(excluded, name, "slides")]
-    aucs = tuple(filter(None, (_auc(counted, score) for score in ("score", "fitted_score"))))
+    fitted = [row for row in counted if row["fitted_score"] is not None]
+    if why := why_not_comparable(fitted):
+        notes.append(f"There is no AUC of the fitted score: {why}.")
+    aucs = tuple(filter(None, (_auc(counted, "score"), None if why else _auc(fitted, "fitted_score"))))
     partly = [row for row in counted if row["score"] is not None and not row["complete"]]
     if part := sum(is_tumor(row["label"]) is not None or bool(row["annotations"]) for row in partly):
         notes.append(f"Slides that were not wholly read, whose score is of what was read: {part}.")
@@ -98,6 +101,14 @@ def judge_rows(folder: Path, rows: Sequence[Row], names: Sequence[str], *, lesio
         else:
             notes.append("The FROC curve of the lesions is computed when the run has ended.")
     return CohortAgreement(aucs, froc, tuple(notes))
+
+
+def why_not_comparable(fitted: Sequence[Row]) -> str | None:
+    """Return why the fitted scores of rows cannot be compared; None where they can."""
+    models = {row["score_model"] for row in fitted}
+    if None in models:
+        return "of some, the table does not say by which score model; wsi-meta summary makes it anew"
+    return f"they are of {len(models)} score models" if len(models) > 1 else None
 
 
 def is_tumor(label: str | None) -> bool | None:

@@ -18,7 +18,7 @@ from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
 from wsi_meta.quality.verdict import LIMITS, MEANINGS, NO_TISSUE, OK
 from wsi_meta.words import duration, format_probability, printable
-from wsi_meta.worklist.cohort_agreement import CohortAgreement, CohortFroc, judge_rows
+from wsi_meta.worklist.cohort_agreement import CohortAgreement, CohortFroc, judge_rows, why_not_comparable
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row
 
@@ -65,8 +65,10 @@ def render_page(
     template : from :func:`read_template`; None reads it
     """
     names = [row_name(row) for row in rows]
-    ranked = sorted(zip(rows, names, strict=True), key=lambda pair: (-_rank(pair[0]), pair[1]))
-    shown = [_shown(row, name, pictures.get(name)) for row, name in ranked if row["score"] is not None or _kind(row) == EMPTY]
+    by, ranking = _ranking([row for row in rows if row["score"] is not None])
+    ranked = sorted(zip(rows, names, strict=True), key=lambda pair: (-_rank(pair[0], by), pair[1]))
+    listed = [pair for pair in ranked if pair[0]["score"] is not None or _kind(pair[0]) == EMPTY]
+    shown = [_shown(row, name, by, pictures.get(name)) for row, name in listed]
     failing = sorted((pair for pair in ranked if pair[0]["error"]), key=lambda pair: pair[0]["score"] is not None)
     values = {
         "generator": GENERATOR,
@@ -80,7 +82,7 @@ def render_page(
         "slides": shown,
         "verdicts": sorted({word for slide in shown for word in slide["verdicts"]}),
         "classes": NODE_OF_CLASS,
-        "fitted": any(row["fitted_score"] is not None for row in rows),
+        "ranking": ranking,
         "patients": (patients := find_patients(rows, names)),
         "labelled": any(patient.labelled for patient in patients),
         "agreement": _agreement(judge_rows(folder, rows, names, lesions=lesions)),
@@ -108,10 +110,18 @@ def row_name(row: Row) -> str:
     return printable(Path(name_in(row["heatmap"])).stem if row["heatmap"] else slide_name(Path(name_in(row["slide"]))))
 
 
-def _rank(row: Row) -> float:
-    """Return what a slide is ranked by: the fitted score where there is one; -1 without any score."""
-    score = row["score"] if row["fitted_score"] is None else row["fitted_score"]
-    return -1.0 if score is None else float(score)
+def _ranking(scored: Sequence[Row]) -> tuple[str, str]:
+    """Return the column by which slides are ranked, the same for all, and that in words."""
+    fitted = [row for row in scored if row["fitted_score"] is not None]
+    if not fitted:
+        return "score", "score"
+    why = why_not_comparable(fitted) or (f"{len(fitted):,} of {len(scored):,} have one" if len(fitted) < len(scored) else "")
+    return ("score", f"score, not by the fitted ones: {why}") if why else ("fitted_score", "the fitted score")
+
+
+def _rank(row: Row, by: str) -> float:
+    """Return what a slide is ranked by; -1 without a score."""
+    return -1.0 if row[by] is None else float(row[by])
 
 
 def _kind(row: Row) -> str:
@@ -171,9 +181,10 @@ def _failure(row: Row, name: str) -> dict[str, Any]:
     }
 
 
-def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
+def _shown(row: Row, name: str, by: str, picture: str | None) -> dict[str, Any]:
     """Return what the table says of a slide that has a score, or no tissue."""
-    rank, unread, kind = _rank(row), row["unreadable_fraction"], _kind(row)
+    rank, unread, kind = _rank(row, by), row["unreadable_fraction"], _kind(row)
+    other, words = ("fitted_score", "fitted") if by == "score" else ("score", "unfitted")
     facts = (("patient", row["patient"]), ("label", row["label"]))
     verdicts = str(row["verdict"]).split(", ") if row["verdict"] else ([] if row["complete"] else ["incomplete"])
     if kind == EMPTY:  # which a store of before has no word for
@@ -185,7 +196,7 @@ def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
         "rank": f"{rank:.4f}".removeprefix("0"),
         "score": format_probability(rank),
         "incomplete": not row["complete"],
-        "plain": format_probability(row["score"]) if row["fitted_score"] is not None else "",
+        "other": "" if row["fitted_score"] is None else f"{words} {format_probability(row[other])}",
         "share": round(100 * min(1.0, max(0.0, rank))),
         "kind": kind,
         "none": "none in what was read" if row["lesions"] == 0 and kind == UNKNOWN else NONE.get(kind, ""),
@@ -215,8 +226,8 @@ def _percent(share: float | None) -> str:
     """Return a share as a percentage that is 0 or 100 only where it is; a dash where it is unknown."""
     if share is None:
         return DASH
-    if 0 < share < 0.001:
-        return "< 0.1 %"
+    if 0 < share < 0.001 or 0.999 < share < 1:
+        return "< 0.1 %" if share < 0.5 else "> 99.9 %"
     return f"{100 * share:.1f} %" if 0 < share < 0.1 or 0.995 <= share < 1 else f"{100 * share:.0f} %"
 
 

@@ -152,6 +152,7 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
             "unreadable_fraction": cells["unreadable"] / tissue if tissue else None,
             "device": record.device,
             "version": record.versions.get("wsi-meta"),
+            "score_model": result.fitted_score["sha256"] if result.fitted_score else None,
             "error": error,
             "error_kind": INCOMPLETE if error else None,
         }

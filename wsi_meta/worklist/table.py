@@ -61,6 +61,7 @@ KINDS: dict[str, type] = {
     "hosts": str,
     "device": str,
     "version": str,
+    "score_model": str,
     "error": str,
     "error_kind": str,
     "retry": str,
