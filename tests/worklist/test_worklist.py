@@ -315,11 +315,32 @@ def test_labels_and_annotations_give_auc_and_froc(tmp_path: Path) -> None:
     add_row(tmp_path, summarise("e.tif", other) | {"label": "odd"}, other.path)
     summarise_folder(tmp_path)
     text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert "1 slides labelled tumor, 2 normal" in text
+    assert "1 slide labelled tumor, 2 normal" in text
     assert "Slides that were not wholly read, whose score is of what was read: 1." in text
     assert text.count('<b class="big">1.000</b>') == 1
     assert "Labels that are not counted: &#39;odd&#39;" in text
     assert "FROC" in text
+
+
+def test_a_lesion_and_a_slide_are_counted_as_one(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", np.full((40, 40), 0.9, np.float32), mpp=0.972)
+    ring = [[0, 0], [1280, 0], [1280, 1280], [0, 1280]]
+    (tmp_path / "a.json").write_text(f'{{"positive": [{{"name": "t", "vertices": {ring}}}], "negative": []}}')
+    add_row(tmp_path, summarise("a.tif", store) | {"annotations": str(tmp_path / "a.json")}, store.path)
+    summarise_folder(tmp_path)
+    assert "<br>1 lesion on 1 slide<" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_annotations_without_an_inside_make_no_slide_normal(tmp_path: Path) -> None:
+    """As ``froc`` refuses them: points show where tumor is, not how far."""
+    store = write_store(tmp_path / "a.zarr", MAP, mpp=0.972)
+    dot = '<Annotation Name="d" Type="Dot" PartOfGroup="Tumor"><Coordinates><Coordinate Order="0" X="9" Y="9"/></Coordinates>'
+    (tmp_path / "a.xml").write_text(f"<ASAP_Annotations><Annotations>{dot}</Annotation></Annotations></ASAP_Annotations>")
+    add_row(tmp_path, summarise("a.tif", store) | {"label": "tumor", "annotations": str(tmp_path / "a.xml")}, store.path)
+    summarise_folder(tmp_path)
+    text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "1 slide could not be compared with annotations, the first: " in text
+    assert "a.xml: 1 annotation without an inside, and no outline of tumor; expected outlines" in text
 
 
 def test_a_page_is_rewritten_at_most_every_few_seconds_and_at_the_end(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, read_excluded
+from wsi_meta.annotations.class_names import DEFAULT_NAMES
 from wsi_meta.annotations.detections import Detections
-from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
-from wsi_meta.annotations.outlines import read_annotations
+from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.tables import LABELS, label_of
+from wsi_meta.annotations.truth import sort_truth
 from wsi_meta.challenges.cohort import match_slide
 from wsi_meta.challenges.froc import FALSE_POSITIVES, FrocCurve, SlideHits, froc_curve, froc_interval
 from wsi_meta.errors import WsiMetaError
@@ -172,6 +173,6 @@ def _hits(folder: Path, name: str, row: Row) -> SlideHits:
     extent = record.slide.width, record.slide.height
     if drawn is not None and drawn.suffix.lower() in OUTLINE_ENDINGS:
         bounds = record.slide.bounds
-        outlines = read_annotations(drawn, origin=bounds.corner if bounds else (0, 0))
+        outlines = sort_truth(read_drawn(drawn), DEFAULT_NAMES, bounds.corner if bounds else (0, 0))
         return match_slide(name, points, outlines, extent=extent).hits
     return match_slide(name, points, drawn, None, extent=extent).hits

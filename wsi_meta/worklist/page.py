@@ -17,7 +17,7 @@ from wsi_meta.heatmaps.regions import NODE_OF_CLASS, at_least
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
 from wsi_meta.quality.verdict import LIMITS, MEANINGS, NO_TISSUE, OK
-from wsi_meta.words import duration, format_probability, printable
+from wsi_meta.words import counted, duration, format_probability, printable
 from wsi_meta.worklist.cohort_agreement import CohortAgreement, CohortFroc, judge_rows, why_not_comparable
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row
@@ -240,8 +240,7 @@ def _agreement(found: CohortAgreement | None) -> dict[str, Any] | None:
             "words": words[auc.score],
             "value": f"{auc.auc:.3f}",
             "interval": _interval(auc.interval),
-            "tumor": auc.tumor,
-            "normal": auc.normal,
+            "slides": f"{counted(auc.tumor, 'slide')} labelled tumor, {auc.normal:,} normal",
         }
         for auc in found.aucs
     ]
@@ -259,8 +258,7 @@ def _froc(froc: CohortFroc) -> dict[str, Any]:
     return {
         "value": f"{froc.curve.score:.3f}",
         "interval": _interval(froc.interval),
-        "slides": froc.slides,
-        "lesions": froc.lesions,
+        "lesions": f"{counted(froc.lesions, 'lesion')} on {counted(froc.slides, 'slide')}",
         "isolated": froc.isolated,
         "at": [(f"{alarms:g}" if alarms >= 1 else f"1/{1 / alarms:g}", f"{value:.3f}") for alarms, value in froc.at.items()],
         "width": width,
