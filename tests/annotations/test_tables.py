@@ -88,6 +88,13 @@ def test_names_match_whole_before_they_match_without_ending() -> None:
         assert rows.get(asked) == found
 
 
+def test_a_name_that_a_map_was_given_comes_first() -> None:
+    rows = NamedRows(Path("t.csv"), [("1/a.tif", 2, 1), ("2/a.tif", 3, 2), ("3/b.tif", 4, 3)], given=["x", "y", "z"])
+    assert [rows.get(name) for name in ("x", "y", "z", "a", "b")] == [1, 2, 3, None, 3]
+    rows = NamedRows(Path("t.csv"), [("a.tif", 2, 1), ("b.tif", 3, 2)], given=["Smith", "Smith"])
+    assert [rows.get(name) for name in ("a", "b", "Smith")] == [1, 2, None], "names of something else"
+
+
 def test_a_name_twice_is_refused_with_both_lines() -> None:
     with pytest.raises(DataError, match="'a' in line 2 and again in line 5"):
         NamedRows(Path("t.csv"), [("a", 2, 0), ("b", 3, 0), ("x/a", 5, 1)])

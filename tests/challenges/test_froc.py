@@ -4,6 +4,7 @@ import csv
 import json
 import resource
 import signal
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -563,6 +564,24 @@ def test_scores_of_slides_from_a_table(cohort: tuple[Path, Path], tmp_path: Path
         with pytest.raises(DataError, match=r"summary\.csv") as caught:
             froc(*cohort, mask_level=5, scores=table)
         assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("slide", ["{number}/slide.tif", "é{number}.tif"])
+def test_the_scores_of_a_summary_are_found_by_its_heatmaps(tmp_path: Path, slide: str) -> None:
+    """A manifest may name stores otherwise than their slides, which may all have one name; macOS may keep accents apart."""
+    detections, truth, table = tmp_path / "found", tmp_path / "truth", tmp_path / "summary.csv"
+    detections.mkdir()
+    truth.mkdir()
+    for number, name in enumerate(("ä_1", "ä_2")):
+        (detections / f"{unicodedata.normalize('NFD', name)}.csv").write_text(f"0.{number + 1},640,640\n")
+    square = [[0, 0], [1280, 0], [1280, 1280], [0, 1280]]
+    (truth / "ä_1.json").write_text(json.dumps({"positive": [{"name": "a", "vertices": square}], "negative": []}))
+    rows = [f"/s/{slide.format(number=number)},/m/ä_{number}.zarr,0.{number}\n" for number in (2, 1)]
+    table.write_text("slide,heatmap,score\n" + "".join(rows) + "/s/gone.tif,,\n")
+    result = froc(detections, truth, scores=table)
+    assert (result.slides, result.lesions) == (2, 1)
+    assert result.slide_auc is not None
+    assert (result.slide_auc.tumor, result.slide_auc.auc) == (1, 0)
 
 
 def test_slides_that_were_not_wholly_read_are_told(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,21 @@ def test_names_with_dots_are_matched_whole(tmp_path: Path) -> None:
         table.write_text("slide\tlabel\n" + "".join(f"{name}{ending}\t{n % 2}\n" for n, name in enumerate(names)))
         model = fit_score(tmp_path / "scans", table, out=tmp_path / "s.json", overwrite=True)
         assert (model.validation["slides"], model.validation["tumor"], model.validation["patients"]) == (4, 2, 4)
+
+
+def test_a_manifest_says_how_stores_are_called(tmp_path: Path) -> None:
+    """Also where the slides have one file name, or names of which macOS and a spreadsheet write the accents otherwise."""
+    rng = np.random.default_rng(0)
+    names = ["é_1", "é_2", "é_3", "é_4"]
+    for name in names:
+        store = tmp_path / "scans" / f"{unicodedata.normalize('NFD', name)}.zarr"
+        store.parent.mkdir(exist_ok=True)
+        aside = write_store(tmp_path / "slide.zarr", rng.uniform(0, 0.5, (20, 20)).astype(np.float32), slide=name).path
+        aside.rename(store)
+    table = tmp_path / "manifest.csv"
+    table.write_text("slide,name,label\n" + "".join(f"{n}/slide.tif,{name},{n % 2}\n" for n, name in enumerate(names)))
+    model = fit_score(tmp_path / "scans", table, out=tmp_path / "s.json")
+    assert (model.validation["slides"], model.validation["tumor"], model.validation["patients"]) == (4, 2, 4)
 
 
 def test_two_maps_of_one_slide_are_told_and_one_patients(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -23,6 +25,7 @@ __all__ = [
     "Row",
     "label_of",
     "last_part",
+    "one_form",
     "path_in",
     "read_lines",
     "read_table",
@@ -65,16 +68,30 @@ class NamedRows(Generic[Value]):
     """What a table says of slides, by names that may be paths and may have endings.
 
     A slide is found under its whole name, or else under a name that without its ending is the slide's: ``a.b`` is not taken for
-    ``a`` where both are there, because names may hold dots.
+    ``a`` where both are there, because names may hold dots. A name that its map was given comes before that of its file, which
+    several slides may have.
     """
 
-    def __init__(self, path: Path, rows: Iterable[tuple[str, int, Value]], *, lower: bool = False) -> None:
-        """Collect name, line and value of each row; DataError when two rows have the same name. `lower` ignores case."""
+    def __init__(
+        self, path: Path, rows: Iterable[tuple[str, int, Value]], *, given: Sequence[str] = (), lower: bool = False
+    ) -> None:
+        """Collect name, line and value of each row; DataError when two rows have the same name.
+
+        Parameters
+        ----------
+        path : of the table
+        rows : of the table
+        given : of each row the name that its map was given, or nothing; where two have one name, it is no such name
+        lower : ignore case
+        """
         self._path = path
         self._rows: dict[str, list[tuple[int, Value]]] = {}
         self._shorter: dict[str, list[tuple[int, Value]]] = {}
         parts = [(last_part(name), line, value) for name, line, value in rows]
-        named = [(name.lower() if lower else name, line, value) for name, line, value in parts]
+        own = [one_form(name.lower() if lower else name) for name in given or [""] * len(parts)]
+        own = own if len(set(filter(None, own))) == sum(map(bool, own)) else [""] * len(parts)
+        files = [name.lower() if lower else name for name, _, _ in parts]
+        named = [(name or file, line, value) for name, file, (_, line, value) in zip(own, files, parts, strict=True)]
         refuse_twice(path, ((name, line) for name, line, _ in named))
         for name, line, value in named:
             self._rows.setdefault(name, []).append((line, value))
@@ -83,9 +100,14 @@ class NamedRows(Generic[Value]):
             if without_ending(name) != name:
                 self._rows.setdefault(stem, []).append((line, value))
             self._shorter.setdefault(stem, []).append((line, value))
+        alike = Counter(files)
+        for name, file, (_, line, value) in zip(own, files, parts, strict=True):
+            for other in {file, PurePosixPath(file).stem} if name and alike[file] == 1 else ():
+                self._shorter.setdefault(other, []).append((line, value))
 
     def get(self, slide: str) -> Value | None:
         """Return what the table says of a slide; None where it says nothing; DataError when several rows are of it."""
+        slide = one_form(slide)
         found = self._rows.get(slide) or self._shorter.get(slide) or []
         if len(found) > 1:
             raise _twice(self._path, slide, found[0][0], found[1][0])
@@ -208,8 +230,13 @@ def _twice(path: Path, key: str, first: int, second: int) -> DataError:
 
 
 def last_part(name: str) -> str:
-    """Return the last part of a path of this or another system, of a file URI or of an address, as the file is called."""
-    return name_in(name.replace("\\", "/"))
+    """Return the last part of a path of this or another system, of a file URI or of an address, in :func:`one_form`."""
+    return one_form(name_in(name.replace("\\", "/")))
+
+
+def one_form(name: str) -> str:
+    """Return a name in the one form in which names of files and of tables are compared: macOS may write an accent by itself."""
+    return unicodedata.normalize("NFC", name)
 
 
 def path_in(place: str, folder: Path, text: str) -> SlidePath:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
-from wsi_meta.annotations.tables import SLIDE_ENDINGS, without_ending
+from wsi_meta.annotations.tables import SLIDE_ENDINGS, one_form, without_ending
 from wsi_meta.errors import DataError
 from wsi_meta.masks.tumor_masks import MASK_ENDINGS
 from wsi_meta.words import some_of
@@ -52,7 +52,7 @@ def files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dic
 
 def slide_of(path: Path) -> str:
     """Return the name of the slide that a file is of: in lower case, without ``_mask`` and the ending of a slide."""
-    return without_ending(MASK_NAME.sub("", path.stem.lower()))
+    return without_ending(MASK_NAME.sub("", one_form(path.stem.lower())))
 
 
 def refuse_unread_truth(folder: Path, found: dict[str, Path], truths: dict[str, Path], stores: Iterable[Path] = ()) -> None:
@@ -77,7 +77,7 @@ def refuse_unread_truth(folder: Path, found: dict[str, Path], truths: dict[str, 
 
 def _named(path: Path, slides: Iterable[str]) -> str | None:
     """Return the slide, of some, whose name a file's begins with up to a dot: the longest; None where there is none."""
-    parts = path.name.lower().split(".")
+    parts = one_form(path.name.lower()).split(".")
     stems = [MASK_NAME.sub("", ".".join(parts[:count])) for count in range(len(parts), 0, -1)]
     return next((stem for stem in stems if stem in slides), None)
 

@@ -15,12 +15,12 @@ from wsi_meta.annotations.corrected import ENDING, Corrected, read_corrected
 from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, refuse_absent
-from wsi_meta.annotations.tables import YES, NamedRows, read_table, without_ending
+from wsi_meta.annotations.tables import YES, NamedRows, one_form, read_table, without_ending
 from wsi_meta.annotations.truth import draw_outlines, read_fitting_mask, sort_truth, warn_of_small_masks
 from wsi_meta.annotations.truth_files import PICTURES, files_by_slide, refuse_unread_truth, slide_of
 from wsi_meta.challenges.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.errors import DataError, HeatmapError, WsiMetaError
-from wsi_meta.files.address import slide_name
+from wsi_meta.files.address import name_in, slide_name
 from wsi_meta.heatmaps.ownership import stores_in
 from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, slide_test_of
 from wsi_meta.heatmaps.store import Heatmap
@@ -124,7 +124,7 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
 def read_scores(path: str | Path) -> Scores:
     """Read slides' scores: columns ``slide`` (name or file) and ``score``, as ``summary.csv`` of a scan has them.
 
-    The score may be empty, as of a slide that could not be scanned.
+    The score may be empty, as of a slide that could not be scanned. A column ``heatmap`` says what a slide's map is called.
 
     Returns
     -------
@@ -137,8 +137,9 @@ def read_scores(path: str | Path) -> Scores:
     """
     path = as_path("scores", path)
     scores: list[tuple[str, int, tuple[float | None, str | None]]] = []
-    for row in read_table(path, ("slide", "score"), "slide scores", optional=("complete", "error")):
-        slide, text, complete, error = row
+    table = read_table(path, ("slide", "score"), "slide scores", optional=("complete", "error", "heatmap"))
+    for row in table:
+        slide, text, complete, error, _ = row
         try:
             score = float(text) if text else None
         except ValueError:
@@ -148,7 +149,7 @@ def read_scores(path: str | Path) -> Scores:
             raise DataError(f"{path}: a score that is not finite, line {row.line}; expected a number for each slide")
         why = None if complete.lower() in AS_WHOLE else error or f"complete is {complete} in {path.name}"
         scores.append((slide, row.line, (score, why)))
-    return NamedRows(path, scores, lower=True)
+    return NamedRows(path, scores, given=[Path(name_in(row[-1])).stem for row in table], lower=True)
 
 
 def _find_slides(truth: Path, qupath: Sequence[str], judged: Sequence[str], slides: Path | None) -> dict[str, SlideFrame]:
@@ -165,7 +166,7 @@ def _find_slides(truth: Path, qupath: Sequence[str], judged: Sequence[str], slid
     files: dict[str, list[Path]] = {}
     for path in sorted(slides.iterdir(), key=lambda path: path.suffix != ".zarr"):  # a heatmap is opened sooner
         if path.suffix.lower() not in (*PICTURES, ".csv") and without_ending(path.name) != path.name and path.name[0] != ".":
-            files.setdefault(slide_name(path).lower(), []).append(path)
+            files.setdefault(one_form(slide_name(path).lower()), []).append(path)
     shown = {name: frame for name in judged for path in files.get(name, [])[:1] if (frame := _frame_of(path)) is not None}
     for name in qupath:
         frames = (frame_of(path) for path in files.get(name, []))

@@ -13,6 +13,7 @@ import numpy as np
 from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import LABELS, NamedRows, label_of, read_table
 from wsi_meta.errors import DataError, OutputPathError, require, whole_number
+from wsi_meta.files.address import name_in
 from wsi_meta.heatmaps.ownership import NO_HEATMAP, stores_in
 from wsi_meta.heatmaps.score_model import FEATURES, FORMAT, ScoreModel, how_maps_differ, kind_of_map, map_features
 from wsi_meta.heatmaps.soundness import open_sound
@@ -54,8 +55,8 @@ def fit_score(
     ----------
     scans : folder of heatmap stores ``<slide>.zarr``, as ``wsi-meta scan`` of several slides makes it
     labels : CSV with columns ``slide`` (name or file, once), ``label`` (tumor or normal, 1 or 0, or CAMELYON17's words) and,
-        where known, ``patient``; without it the part of a name before ``_node_`` is the patient. Rows without a store are
-        ignored.
+        where known, ``patient``; without it the part of a name before ``_node_`` is the patient. A manifest of scans is one,
+        too, and so is ``summary.csv``: ``name`` or ``heatmap`` says what a store is called. Rows without a store are ignored.
     out : JSON file to write; not `labels`
     seed : of the folds
     overwrite : replace `out` if it exists
@@ -128,7 +129,7 @@ def _labelled(
     for place, (store, record) in enumerate(zip(stores, records, strict=True)):
         name, file = record.slide.name, record.slide.file
         # a manifest may name a store otherwise than its slide, but not after another one
-        if _row_of(table, name) not in (None, known[place]):
+        if table.get(name) is not table.get(store.stem) and _row_of(table, name) not in (None, known[place]):
             other = f"of which {labels} has another label or patient"
             raise DataError(f"{store}: the map of slide {name}, {other}; rename the store as its slide, or mend the table")
         if (earlier := first.setdefault(record.identity.slide, place)) == place:
@@ -151,11 +152,12 @@ def _row_of(table: NamedRows[tuple[bool, str]], name: str) -> tuple[bool, str] |
 
 def _read_labels(path: Path) -> NamedRows[tuple[bool, str]]:
     """Return label and patient by slide; the patient is empty where the table does not say."""
-    rows = read_table(path, ("slide", "label"), "labels", optional=("patient",))
+    rows = read_table(path, ("slide", "label"), "labels", optional=("patient", "name", "heatmap"))
     for row in rows:
         if label_of(row[1]) is None:
             raise DataError(f"{path}: label '{row[1]}' of '{row[0]}', line {row.line}; expected one of {', '.join(LABELS)}")
-    return NamedRows(path, [(row[0], row.line, (bool(label_of(row[1])), row[2])) for row in rows])
+    given = [name or Path(name_in(heatmap)).stem for *_, name, heatmap in rows]
+    return NamedRows(path, [(row[0], row.line, (bool(label_of(row[1])), row[2])) for row in rows], given=given)
 
 
 def _regression() -> Any:
