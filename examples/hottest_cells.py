@@ -32,7 +32,7 @@ def main(store: Path, count: int = 10) -> None:
         if np.isnan(probability[row, col]):
             break
         y, x = (np.array([row, col]) * scale["scale"] + translation["translation"]) / mpp
-        print(f"{probability[row, col]:11.4f} {x:6.0f} {y:6.0f}")
+        print(f"{probability[row, col]:11.7g} {x:6.0f} {y:6.0f}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from wsi_meta import Heatmap, draw_overlay, find_lesions, scan_slides, stage
+from wsi_meta.words import format_probability
 
 LABELS = {"macrometastasis": "macro", "micrometastasis": "micro", "isolated tumor cells": "itc"}
 
@@ -36,7 +37,7 @@ def main(slides: Path, results: Path, model: str = "default") -> None:
         draw_overlay(heatmap, results / f"{file.stem}.png", slide=file, lesions=True, overwrite=True)
         widest = max(lesions, key=lambda lesion: lesion.diameter_mm, default=None)
         labels[file.name] = LABELS[widest.size_class] if widest else "negative"
-        print(f"{file.name}: score {row['score']:.3f}, lesions: {len(lesions)}, {labels[file.name]}")
+        print(f"{file.name}: score {format_probability(row['score'])}, lesions: {len(lesions)}, {labels[file.name]}")
     if not labels:
         sys.exit(f"{slides}: no slide has findings; nothing is written to nodes.csv")
     nodes = Counter(name.partition("_node_")[0] for name in labels if "_node_" in name)

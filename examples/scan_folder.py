@@ -12,13 +12,14 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from wsi_meta import scan_slides
+from wsi_meta.words import format_probability
 
 
 def main(slides: Path, results: Path, model: str = "default") -> None:
     rows = scan_slides([slides], results, model=model, progress=True)  # tells which files it passes over
     for row in sorted(rows, key=lambda row: -1 if row["score"] is None else row["score"], reverse=True):
-        score = "unknown" if row["score"] is None else f"{row['score']:.3f}"
-        print(f"{score:>8}  {Path(row['slide']).name}" + (f"  ({row['error']})" if row["error"] else ""))
+        score = "unknown" if row["score"] is None else format_probability(row["score"])
+        print(f"{score:>11}  {Path(row['slide']).name}" + (f"  ({row['error']})" if row["error"] else ""))
     failed = sum(bool(row["error"]) for row in rows)
     if failed == len(rows):
         sys.exit(f"{slides}: none of the {failed} slides could be scanned")

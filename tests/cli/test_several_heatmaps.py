@@ -186,3 +186,23 @@ def test_a_heatmap_that_is_given_twice_is_done_once(maps: Path) -> None:
 def test_scores_of_a_folder(maps: Path) -> None:
     ended = CliRunner().invoke(main, ["score", str(maps), "--json"])
     assert [row["slide"] for row in results_of(ended.stdout)] == ["a.1", "b"]
+
+
+@pytest.mark.parametrize(("value", "told"), [(2e-5, "2e-05"), (0.99997, "0.99997"), (0.123456, "0.1235")])
+def test_no_score_is_rounded_to_certainty(tmp_path: Path, value: float, told: str) -> None:
+    store = write_store(tmp_path / "a.zarr", np.full((5, 5), value, np.float32)).path
+    for command in ("score", "info"):
+        assert f"\nscore: {told}\n" in run(command, store).stdout
+    assert f"threshold: {told}\n" in run("lesions", store, "--threshold", str(value)).stdout
+
+
+@pytest.mark.parametrize("command", [("score",), ("lesions",), ("export", "--out", "{name}.geojson")])
+def test_a_result_says_of_which_heatmap_it_is(
+    maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """Several slides may have one name."""
+    monkeypatch.chdir(tmp_path)
+    rows = results_of(run(command[0], *command[1:], maps, "--json").stdout)
+    assert [row["heatmap"] for row in rows] == [str(maps / f"{name}.zarr") for name in ("a.1", "b")]
+    if command == ("score",):
+        assert f"heatmap: {maps / 'b.zarr'}\nslide: b\n" in run("score", maps / "b.zarr").stdout

@@ -70,11 +70,11 @@ def test_examples_run(
     tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "slides").mkdir()
-    write_slide(tmp_path / "slides" / "a.tif", texture(300, 300))
+    write_slide(tmp_path / "slides" / "a.tif", texture(300, 300) // 3)
     (tmp_path / "slides" / "bad.svs").write_text("no slide")
     _run("scan_folder.py", tmp_path / "slides", tmp_path / "results", model_file, monkeypatch=monkeypatch)
     first, last = capsys.readouterr().out.splitlines()
-    assert first.endswith("a.tif")
+    assert first.split() == ["over", "0.999", "a.tif"]
     assert last.lstrip().startswith("unknown  bad.svs")
     _run("hottest_cells.py", tmp_path / "results" / "a.zarr", monkeypatch=monkeypatch)
     lines = capsys.readouterr().out.splitlines()
@@ -109,8 +109,8 @@ def test_pipeline(
     assert "broken.tif: " in told.err
     assert "patient_008_node_0.tif: no tissue was found; no findings" in told.err
     assert "patient_008: 0 of five nodes have findings; not staged" in told.err
-    scores = {line.split(":")[0]: float(line.split()[2].rstrip(",")) for line in told.out.splitlines()[:-1]}
-    assert [name for name, score in scores.items() if score > 0.5] == ["patient_007_node_2.tif"]
+    scores = {line.split(":")[0]: line.split("score ")[1].split(",")[0] for line in told.out.splitlines()[:-1]}
+    assert [name for name, score in scores.items() if float(score.split()[-1]) > 0.5] == ["patient_007_node_2.tif"]
     assert len(scores) == 5
     assert told.out.splitlines()[-1] == "patient_007: pN1mi"
     with (tmp_path / "results" / "nodes.csv").open() as file:

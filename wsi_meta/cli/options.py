@@ -284,4 +284,9 @@ def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
 def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(part) for part in value]
-    return round(value, 4) if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    digits = 4
+    while (rounded := round(value, digits)) in (0, 1) and rounded != value:  # a probability that is neither
+        digits += 1
+    return rounded

@@ -102,7 +102,7 @@ def _find_lesions(heatmap: Heatmap, *, as_json: bool, **settings: Any) -> dict[s
     from wsi_meta.heatmaps.lesions import coverage, find_lesions, lesion_thresholds
 
     found = [lesion.to_dict() for lesion in find_lesions(heatmap, **settings)]
-    known = {"slide": heatmap.record.slide.name} | coverage(heatmap)
+    known = {"heatmap": str(heatmap.root), "slide": heatmap.record.slide.name} | coverage(heatmap)
     thresholds = lesion_thresholds(heatmap.record, settings["threshold"], settings["peak"])
     known |= zip(("threshold", "peak"), thresholds, strict=True)
     if not as_json:
@@ -135,7 +135,7 @@ def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -
     models = set[str]()
 
     def work(heatmap: Heatmap) -> dict[str, Any]:
-        scored = asdict(score_heatmap(heatmap, score_model=score_model))
+        scored = {"heatmap": str(heatmap.root)} | asdict(score_heatmap(heatmap, score_model=score_model))
         if heatmap.record.identity.model not in models:
             warn_of_useless(heatmap.record.model, heatmap.path, TRAIN_AGAIN)
         models.add(heatmap.record.identity.model)
@@ -287,7 +287,7 @@ def export(heatmaps: tuple[Path, ...], out: Path, slide: Path | None, as_json: b
 
 
 def _written(told: dict[str, Any], heatmap: Heatmap, *, as_json: bool) -> dict[str, Any]:
-    """Return what to print of what was written; as JSON, also how much of the tissue it is of."""
+    """Return what to print of what was written; as JSON, also of which heatmap, and how much of the tissue it is of."""
     from wsi_meta.heatmaps.lesions import coverage
 
-    return told | coverage(heatmap) if as_json else told
+    return told | {"heatmap": str(heatmap.root)} | coverage(heatmap) if as_json else told
