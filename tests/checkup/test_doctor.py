@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -268,6 +269,12 @@ class TestCluster:
         assert line == "no answer from the scheduler within 0.3 s"
         assert len(problems) == 1
 
+    def test_what_is_no_address(self) -> None:
+        facts, line, problems = look_at_cluster("foo", limit_s=0.3)
+        assert facts == {"reachable": False}
+        assert line.startswith("no address of a scheduler (missing port number in address ")
+        assert problems == [f"{line}; give it as tcp://HOST:PORT"]
+
     def test_workers_and_their_versions(self) -> None:
         with LocalCluster(n_workers=0, processes=False, protocol="tcp://", dashboard_address=":0") as cluster:
             _, _, problems = look_at_cluster(cluster.scheduler_address)
@@ -315,6 +322,28 @@ class TestCommand:
         assert [problem.partition(":")[0] for problem in found.problems] == ["cluster", "self_test"]
         assert all("\n" not in problem and str(tmp_path) not in problem for problem in found.problems)
         assert found.problems[1].endswith("broken in two lines; install wsi-meta and its libraries again")
+
+    def test_what_is_odd_on_purpose_is_not_told(self, tmp_path: Path) -> None:
+        """Nor by the loggers of modules, whose records reach what listens to the package's."""
+        told = list[logging.LogRecord]()
+
+        class Listening(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                told.append(record)
+
+        listening = Listening()
+
+        def warn(_: Path) -> Part:
+            for name in ("wsi_meta", "wsi_meta.exports.dicom"):
+                logging.getLogger(name).warning("no DICOM slide was given")
+            return Part("self_test", {}, ("well",))
+
+        logging.getLogger("wsi_meta").addHandler(listening)
+        try:
+            look_at_all(tmp_path, None, self_test=True, looks=replace(NOTHING, self_test=warn))
+        finally:
+            logging.getLogger("wsi_meta").removeHandler(listening)
+        assert told == []
 
     def test_the_self_test_goes_elsewhere_where_the_output_folder_is_broken(self, tmp_path: Path) -> None:
         places = []

@@ -146,10 +146,14 @@ def _in_scratch(name: str, folder: Path | None, look: Callable[[Path, Path], Par
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the package's warnings, which are about slides, off the screen: those here are drawn, and odd on purpose."""
+    """Keep the package's warnings, which are about slides, off the screen: those here are drawn, and odd on purpose.
+
+    By the level, which the loggers of its modules take over; disabled, the package's would still show theirs.
+    """
     logger = logging.getLogger("wsi_meta")
-    before, logger.disabled = logger.disabled, True
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.setLevel(before)

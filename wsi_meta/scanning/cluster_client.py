@@ -98,9 +98,11 @@ def look_at_cluster(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # dask warns of other versions, which are compared here
             answers, threads = asyncio.run(asyncio.wait_for(_ask_workers(address, limit_s), limit_s))
-    except (TimeoutError, OSError, ValueError) as error:
-        told = "no answer" if isinstance(error, TimeoutError | OSError) else first_line(error)
-        told = f"{told} from the scheduler within {limit_s:g} s"
+    except ValueError as error:
+        told = f"no address of a scheduler ({first_line(error)})"
+        return {"reachable": False}, told, [f"{told}; give it as tcp://HOST:PORT"]
+    except (TimeoutError, OSError):
+        told = f"no answer from the scheduler within {limit_s:g} s"
         return {"reachable": False}, told, [f"{told}; see that it runs, and that its port is open to this machine"]
     here = here or library_versions(COMPARED)
     others = Counter(line for answer in answers for line in _differences(answer, here))
