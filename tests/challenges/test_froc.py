@@ -28,6 +28,7 @@ from wsi_meta.annotations.detections import Detections, read_detections, write_d
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.annotations.truth import warn_of_small_masks
 from wsi_meta.challenges.camelyon16 import FILES, froc
+from wsi_meta.challenges.cohort import read_scores
 from wsi_meta.challenges.froc import DOWNSAMPLE, froc_curve, froc_interval, label_lesions, match, script_curve
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
@@ -715,8 +716,12 @@ def test_decimal_commas_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 3 has 4 values, the header 3"):
         read_detections(tmp_path / "d.csv")
     (tmp_path / "d.csv").write_text("0,9;15000;7000\n")
-    with pytest.raises(DataError, match="line 1 is"):
+    told = r"d\.csv: line 1 is '0,9;15000;7000'; expected probability,x,y, none below 0, with decimal points"
+    with pytest.raises(DataError, match=told):
         read_detections(tmp_path / "d.csv")
+    (tmp_path / "s.csv").write_text("slide;score\na;0,9\n")
+    with pytest.raises(DataError, match="score '0,9' of 'a', line 2; expected a number for each slide, with a decimal point"):
+        read_scores(tmp_path / "s.csv")
 
 
 def test_names_with_dots_and_endings_of_slides(cohort: tuple[Path, Path], tmp_path: Path) -> None:

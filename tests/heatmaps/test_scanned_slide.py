@@ -90,7 +90,7 @@ def test_no_option_is_blamed_that_was_not_given(heatmap: Heatmap, tmp_path: Path
         open_scanned_slide(heatmap, other)
     assert "--mpp" not in caplog.text
     with open_slide(other, mpp=MPP):
-        assert f"says {2 * MPP:g} um per pixel; {MPP:g} is used instead, as --mpp says" in caplog.text
+        assert f"says {2 * MPP:g} um per pixel; {MPP:g} is used instead, as --mpp or the manifest says" in caplog.text
 
 
 @pytest.mark.parametrize("reader", ["picture", "zarr", "of a later version"])

@@ -88,6 +88,7 @@ def read_detections(path: str | Path) -> Detections:
         separator = next((mark for mark in SEPARATORS[1:] if mark in first), SEPARATORS[0])
         rows = csv.reader(text, delimiter=separator)
         lines = [(number, row) for number, row in enumerate(rows, 1) if any(map(str.strip, row))]
+        found = {number: f"{path}: line {number} is '{separator.join(row)[:60]}'" for number, row in lines}
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected a list of detections, lines probability,x,y") from error
     except (OSError, UnicodeError, csv.Error) as error:
@@ -96,7 +97,7 @@ def read_detections(path: str | Path) -> Detections:
         places = _places(path, lines[0][1])
         refuse_longer(path, len(lines[0][1]), lines[1:])
         lines = [(number, [row[place] if place < len(row) else "" for place in places]) for number, row in lines[1:]]
-    values = np.array([_numbers(path, number, row) for number, row in lines], np.float64).reshape(-1, 3)
+    values = np.array([_numbers(found[number], row) for number, row in lines], np.float64).reshape(-1, 3)
     if not headed and len(values):
         _refuse_swapped(path, lines[0][1], *values.max(0).tolist())
     return Detections(values[:, 0], values[:, 1].astype(np.int64), values[:, 2].astype(np.int64))
@@ -129,14 +130,14 @@ def _is_number(part: str) -> bool:
     return True
 
 
-def _numbers(path: Path, number: int, row: list[str]) -> tuple[float, float, float]:
+def _numbers(found: str, row: list[str]) -> tuple[float, float, float]:
     try:
         score, x, y = map(float, row)
         good = all(math.isfinite(value) and 0 <= value < 2**62 for value in (score, x, y))
     except ValueError:
         good = False
     if not good:
-        raise DataError(f"{path}: line {number} is '{','.join(row)[:60]}'; expected probability,x,y, none below 0")
+        raise DataError(f"{found}; expected probability,x,y, none below 0, with decimal points")
     return score, x, y
 
 

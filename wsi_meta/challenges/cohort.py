@@ -144,7 +144,7 @@ def read_scores(path: str | Path) -> Scores:
             score = float(text) if text else None
         except ValueError:
             told = f"score '{text}' of '{slide}', line {row.line}"
-            raise DataError(f"{path}: {told}; expected a number for each slide") from None
+            raise DataError(f"{path}: {told}; expected a number for each slide, with a decimal point") from None
         if score is not None and not np.isfinite(score):
             raise DataError(f"{path}: a score that is not finite, line {row.line}; expected a number for each slide")
         why = None if complete.lower() in AS_WHOLE else error or f"complete is {complete} in {path.name}"

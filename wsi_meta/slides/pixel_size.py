@@ -92,7 +92,7 @@ def warn_of_another_mpp(
     properties : OpenSlide's of the file
     """
     if stated is not None:
-        logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp says", path, stated, used)
+        logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp or the manifest says", path, stated, used)
     if used is None or not (given is None or (isinstance(given, UsualMpp) and given != used)):
         return
     if given is not None and differs(given, used):
@@ -144,7 +144,8 @@ def listed_mpp(place: str, value: str, path: SlidePath) -> float | None:
     try:
         return given_mpp(path, float(value)) if value else None
     except (ValueError, MissingMppError) as error:
-        raise DataError(f"{place}: mpp '{value}'; expected micrometres per level-0 pixel, 0.05 to 50, or nothing") from error
+        told = "expected micrometres per level-0 pixel, 0.05 to 50, with a decimal point, or nothing"
+        raise DataError(f"{place}: mpp '{value}'; {told}") from error
 
 
 def stored_mpp(path: SlidePath, properties: dict[str, str]) -> float | None:
