@@ -141,6 +141,8 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "score of a slide": ("score s.tif", 1, "s.tif: not a folder; expected a heatmap from 'wsi-meta scan'"),
     "view of a slide": ("view s.tif", 1, "s.tif: not a folder; expected a heatmap from 'wsi-meta scan'"),
     "overlay into a folder": ("overlay other.zarr --out sub/", 1, "sub/: a folder; expected the name of a file"),
+    "lesions into one file twice": ("lesions other.zarr --out a.csv --detections a.csv", 1, "a.csv: is to be written "),
+    "export into a file of another ending": ("export other.zarr --as qupath --out x.csv", 1, "x.csv: ending '.csv'; expected"),
     "lesions into a folder": ("lesions other.zarr --out l.csv/", 1, "l.csv/: a folder; expected the name of a file"),
     "overlay to nowhere": ("overlay other.zarr --out /dev/null", 1, "/dev/null: "),
     "overlay of an unknown kind": ("overlay other.zarr --out o.xyz", 1, "o.xyz: "),

@@ -150,6 +150,14 @@ def test_two_logs_of_one_name_are_refused(folder: Path) -> None:
     assert not (folder / "l.log").exists()
 
 
+@pytest.mark.parametrize("option", ["--log-file", "--log-json"])
+def test_a_log_and_an_output_of_one_name_are_refused(folder: Path, option: str) -> None:
+    for out in ("--out", "--out-dir"):
+        ended = run("slides", out, "l.zarr", option, f"../{folder.name}/l.zarr")
+        assert (ended.exit_code, f"is to be written twice, as {option} and {out};" in ended.stderr) == (1, True), ended.stderr
+    assert not (folder / "l.zarr").exists()
+
+
 def test_ctrl_c_and_what_nobody_foresaw_are_logged(folder: Path) -> None:
     for error, told, traced in (
         (KeyboardInterrupt(), "interrupted; what was", False),

@@ -73,6 +73,9 @@ def with_logs(command: Command) -> Command:
         if verbose and quiet:
             raise click.UsageError("Expected --verbose or --quiet, not both.")
         refuse_one_name(log_file, log_json, "--log-file and --log-json")
+        for name in ("out", "out_dir"):  # before a log is written there
+            refuse_one_name(log_file, options.get(name), f"--log-file and --{name.replace('_', '-')}")
+            refuse_one_name(log_json, options.get(name), f"--log-json and --{name.replace('_', '-')}")
         level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
         with _logged(level, {path: as_json for path, as_json in ((log_file, False), (log_json, True)) if path is not None}):
             return command(*arguments, **options)
