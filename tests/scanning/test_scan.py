@@ -15,6 +15,7 @@ import pytest
 import torch
 import zarr
 from fakes import DarknessPredictor, scan_darkness, shifted
+from numpy.typing import NDArray
 from PIL import Image
 from slide_files import MODEL_MPP, damage_tile, texture, write_scn, write_slide
 
@@ -344,6 +345,68 @@ def test_nothing_readable_leaves_no_store(tmp_path: Path, thin_model: Model) -> 
         with pytest.raises(SlideReadError, match=r"s\.tif: (none of its tissue|nothing of it) can be read"):
             scan_darkness(path, tmp_path / "h.zarr", model=thin_model, tissue_mask=mask)
         assert not (tmp_path / "h.zarr").exists()
+
+
+class Holed(Slide):
+    """A disk that did not give a part of the overview, of glass."""
+
+    def read_overview(self, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        image, readable = super().read_overview(mpp)
+        readable[:, -20:] = False
+        return image, readable
+
+
+@pytest.mark.parametrize("kinds", [(Holed, Slide), (Slide, Holed), (Holed, Holed)])
+def test_a_scan_goes_on_where_the_overview_could_not_be_read(
+    tmp_path: Path, thin_model: Model, kinds: tuple[type[Slide], type[Slide]]
+) -> None:
+    image = np.full((640, 768, 3), 244, np.uint8)
+    image[:, :384] = texture(640, 384)
+    first, second = (kind.from_array(image, mpp=MODEL_MPP) for kind in kinds)
+
+    class Interrupted(DarknessPredictor):
+        def predict_block(self, *_arguments: Any, **_named: Any) -> Any:
+            raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 192, "scheduler": "synchronous"}
+    with pytest.raises(KeyboardInterrupt):
+        scan_darkness(first, tmp_path / "h.zarr", kind=Interrupted, **settings)
+    began = Heatmap.open(tmp_path / "h.zarr")
+    tissue = began.status == Status.PENDING
+    ended = scan_darkness(second, tmp_path / "h.zarr", **settings)
+    assert ended.finished
+    assert ended.record.identity == began.record.identity
+    assert ended.record.tissue.unread is (kinds[0] is Holed)
+    np.testing.assert_array_equal(ended.status == Status.SCANNED, tissue)
+    assert tissue[:, 0].all()
+    assert (tissue[:, -1] == (kinds[0] is Holed)).all()
+
+
+def test_tissue_that_is_found_only_when_all_is_read_is_scanned(tmp_path: Path, thin_model: Model) -> None:
+    image = np.full((640, 768, 3), 244, np.uint8)
+    image[:, :384] = texture(640, 384)
+    first = Holed.from_array(image.copy(), mpp=MODEL_MPP)
+    image[:320, 448:512] = texture(320, 64)  # as what is blurred into the part that cannot be read
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 192}
+    before = scan_darkness(first, tmp_path / "h.zarr", **settings)
+    scanned = before.status == Status.SCANNED
+    before.write_record(
+        replace(
+            before.record, identity=replace(before.record.identity, slide=Slide.from_array(image, mpp=MODEL_MPP).fingerprint())
+        )
+    )
+    ended = scan_darkness(Slide.from_array(image, mpp=MODEL_MPP), tmp_path / "h.zarr", **settings)
+    assert ended.finished
+    assert (ended.status[scanned] == Status.SCANNED).all()
+    assert (ended.status[:10, 14:16] == Status.SCANNED).all()
+    assert not scanned[:10, 14:16].any()
+
+
+def test_another_mask_is_no_hole_in_the_overview(tmp_path: Path, thin_model: Model) -> None:
+    slide = Holed.from_array(texture(256, 256), mpp=MODEL_MPP)
+    scan_darkness(slide, tmp_path / "h.zarr", model=thin_model)
+    with pytest.raises(OutputExistsError, match="holds another scan: tissue is"):
+        scan_darkness(slide, tmp_path / "h.zarr", model=thin_model, tissue_mask=np.eye(8, dtype=bool))
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -15,7 +15,15 @@ from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiffs import sparse_tiles
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue import TissueMask, find_tissue, read_tissue_mask
-from wsi_meta.tiling.tissue_colours import BAND_ROWS, MASK_MPP, MAX_DARKNESS, MIN_SATURATION, bridge_gaps, segment_by_colour
+from wsi_meta.tiling.tissue_colours import (
+    BAND_ROWS,
+    MASK_MPP,
+    MAX_DARKNESS,
+    MIN_SATURATION,
+    bridge_gaps,
+    join_tissue,
+    segment_by_colour,
+)
 
 GLASS, TISSUE, PALE, FAT = (243, 242, 244), (150, 90, 160), (236, 222, 232), (240, 236, 240)
 GREEN_INK, BLUE_INK, BLACK = (40, 140, 60), (30, 90, 190), (4, 4, 6)
@@ -131,6 +139,21 @@ def test_holes_are_filled_up_to_half_a_square_millimetre() -> None:
 def test_white_slide_has_none(tmp_path: Path) -> None:
     mask = find_tissue(open_slide(_slide_of(tmp_path, _glass())))
     assert mask.fraction == 0
+
+
+def test_fat_that_tissue_encloses_is_kept_where_some_of_that_cannot_be_read() -> None:
+    image = _glass()
+    image[40:160, 40:160] = TISSUE
+    image[60:130, 60:130] = FAT  # 0.3 mm2
+    readable = np.ones(image.shape[:2], bool)
+    readable[90:110, 130:160] = False
+    seen = image.copy()
+    seen[~readable] = 255
+    whole = join_tissue(*segment_by_colour(image, MASK_MPP), np.ones_like(readable), MASK_MPP)
+    found = join_tissue(*segment_by_colour(seen, MASK_MPP), readable, MASK_MPP)
+    assert whole[40:160, 40:160].all()
+    assert found[~readable].all()
+    assert found[40:160, 40:160].all()
 
 
 def test_unreadable_overview_counts_as_tissue(tmp_path: Path) -> None:

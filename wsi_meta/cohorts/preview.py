@@ -20,7 +20,7 @@ from wsi_meta.heatmaps.soundness import damaged_blocks
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs.checks import check_folder, check_name
 from wsi_meta.outputs.kept_files import refuse_inside_store
-from wsi_meta.scanning.identity import find_store, refuse_other_slide
+from wsi_meta.scanning.identity import cells_of, find_store, refuse_other_slide, tissue_print
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.tissue import as_tissue_mask
@@ -221,10 +221,10 @@ def _state_of(scanner: Scanner, slide: Slide, job: Job, known: Mapping[str, Any]
     tissue = as_tissue_mask(job.of_slide.tissue_mask, slide)
     if there is None:
         return "new", int(tissue.cells(grid).sum())
-    refuse_other_slide(there, slide, grid, **known, tissue=tissue.fingerprint())
+    refuse_other_slide(there, slide, grid, **known, tissue=tissue_print(tissue, there))
     if not there.finished:
         return "unfinished", _cells_left(there)
-    cells = tissue.cells(grid)
+    cells = cells_of(tissue, grid, there)
     damaged = damaged_blocks(there, cells)
     if not damaged:
         return "finished", 0

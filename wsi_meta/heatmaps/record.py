@@ -138,6 +138,8 @@ class ScannedTissue:
     """Share of the slide that is tissue."""
     inked: float | None = None
     """As :class:`wsi_meta.tiling.tissue.TissueMask` has it; None also in stores that were made before this was kept."""
+    unread: bool = False
+    """Whether parts of the overview could not be read, which count as tissue; False also in older stores."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,8 @@ class ScanRecord:
             del parts["slide"]["bounds"]
         if self.tissue.inked is None:
             del parts["tissue"]["inked"]
+        if not self.tissue.unread:
+            del parts["tissue"]["unread"]
         parts = {name: part for name, part in parts.items() if part not in (None, ()) or name not in LATER_PARTS}
         return parts | {"model": self.model.to_dict(), "lesions": self.lesions}
 

@@ -14,7 +14,7 @@ from wsi_meta.heatmaps.inspection import contradictions
 from wsi_meta.heatmaps.ownership import is_torn_store, refuse_to_replace
 from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord
 from wsi_meta.heatmaps.soundness import clear_damage
-from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.dihedral import averaging_of
 from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.tiling.grid import PatchGrid
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wsi_meta.slides.slide import Slide
     from wsi_meta.tiling.tissue import TissueMask
 
-__all__ = ["continue_or_refuse", "find_store", "keep_effort", "make_record", "refuse_other_slide"]
+__all__ = ["cells_of", "continue_or_refuse", "find_store", "keep_effort", "make_record", "refuse_other_slide", "tissue_print"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -64,7 +64,7 @@ def make_record(
         mode=plan.mode,
         halo_px=plan.halo_px,
         grid=grid,
-        tissue=tissue.fingerprint(),
+        tissue=tissue_print(tissue, there),
         device=plan.inference.device_kind,
         precision=plan.inference.precision,
         compiled=compiled,
@@ -74,12 +74,36 @@ def make_record(
     return ScanRecord(
         identity=identity,
         slide=_scanned(slide),
-        tissue=ScannedTissue(tissue.source, tissue.fraction, tissue.inked),
+        tissue=ScannedTissue(tissue.source, tissue.fraction, tissue.inked, tissue.unread),
         model=model.card,
         device=plan.inference.device,
         versions=library_versions(),
         measures=MEASURES,
     )
+
+
+def cells_of(tissue: TissueMask, grid: PatchGrid, there: Heatmap | None) -> NDArray[np.bool_]:
+    """Return the cells that a scan counts as tissue, bool (rows, cols).
+
+    Those of the store that is there, where parts of an overview could not be read, then or now, which count as tissue; with
+    what is found now, where the store was begun without some parts.
+    """
+    cells = tissue.cells(grid)
+    if there is not None and _keeps_cells(there, tissue):
+        with suppress(HeatmapError):  # damaged, which is mended with the cells of now
+            before: NDArray[np.bool_] = there.status != Status.BACKGROUND
+            return before | cells if there.record.tissue.unread else before
+    return cells
+
+
+def tissue_print(tissue: TissueMask, there: Heatmap | None) -> str:
+    """Return the fingerprint of a scan's tissue; that in the store that is there, where the scan keeps its cells."""
+    return there.record.identity.tissue if there and _keeps_cells(there, tissue) else tissue.fingerprint()
+
+
+def _keeps_cells(there: Heatmap, tissue: TissueMask) -> bool:
+    before = there.record.tissue
+    return before.source == tissue.source == "found" and (before.unread or tissue.unread)
 
 
 def _scanned(slide: Slide) -> ScannedSlide:

@@ -25,7 +25,7 @@ from wsi_meta.outputs.paths import as_path
 from wsi_meta.progress import Progress, counted_cells, tell
 from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.engine import Engine, LocalEngine, SlideCopy, SlideScan, SlideSource, refuse_nothing, tell_end
-from wsi_meta.scanning.identity import continue_or_refuse, find_store, keep_effort, make_record, refuse_other_slide
+from wsi_meta.scanning.identity import cells_of, continue_or_refuse, find_store, keep_effort, make_record, refuse_other_slide
 from wsi_meta.scanning.networks import Networks, choose_compiled
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
 from wsi_meta.scanning.threads import Threads, Turn, interrupt_all
@@ -261,7 +261,7 @@ class Scanner:
         self.networks.begin_loading()
         with meter.timed("tissue_s"):
             tissue = as_tissue_mask(tissue_mask, slide)
-        model, cells = self.networks.model(), tissue.cells(grid)
+        model, cells = self.networks.model(), cells_of(tissue, grid, there)
         give_back_memory()
         compiled = choose_compiled(self.plan, int(cells.sum()), there, self._engine.compiler_found, self.note)
         record = make_record(slide, model, self.plan, grid, tissue, compiled=compiled, there=there)

@@ -45,6 +45,8 @@ class TissueMask:
     """``found``, ``none`` (everything counts as tissue), ``array``, or the name of the file it was read from."""
     inked: float | None = None
     """Share of tissue and the ink on it that is under ink; None where the mask was not found by colour."""
+    unread: bool = False
+    """Whether it was found by colour, and parts of the overview could not be read, which count as tissue."""
 
     @property
     def fraction(self) -> float:
@@ -91,12 +93,12 @@ def find_tissue(slide: str | Path | Address | Slide) -> TissueMask:
     image, readable = slide.read_overview(raster.mpp)
     coloured, ink = segment_by_colour(image, raster.mpp)
     del image  # the largest array here; the model may be loaded at the same time
-    return found_mask(join_tissue(coloured, ink, readable, raster.mpp), ink, raster)
+    return found_mask(join_tissue(coloured, ink, readable, raster.mpp), ink, readable, raster)
 
 
-def found_mask(mask: NDArray[np.bool_], ink: NDArray[np.bool_], raster: MaskRaster) -> TissueMask:
-    """Return the mask of tissue that was found by colour on a raster, and of the ink that was."""
-    return TissueMask(mask, (raster.step,) * 2, "found", inked_share(mask, ink, raster.mpp))
+def found_mask(mask: NDArray[np.bool_], ink: NDArray[np.bool_], readable: NDArray[np.bool_], raster: MaskRaster) -> TissueMask:
+    """Return the mask of tissue that was found by colour on a raster, of the ink that was, and of what could be read."""
+    return TissueMask(mask, (raster.step,) * 2, "found", inked_share(mask, ink, raster.mpp), not readable.all())
 
 
 def inked_share(mask: NDArray[np.bool_], ink: NDArray[np.bool_], mpp: float) -> float:

@@ -102,8 +102,11 @@ def _of_pen_hue(planes: Sequence[NDArray[np.float32]], asked: NDArray[np.bool_])
 def join_tissue(
     coloured: NDArray[np.bool_], ink: NDArray[np.bool_], readable: NDArray[np.bool_], mpp: float
 ) -> NDArray[np.bool_]:
-    """Return what counts as tissue: what is coloured, with gaps bridged, without ink, and with all that cannot be read."""
-    mask = bridge_gaps(coloured, mpp)
+    """Return what counts as tissue: what is coloured, with gaps bridged, without ink, and with all that cannot be read.
+
+    The latter bridges gaps and encloses holes as what is coloured does.
+    """
+    mask = bridge_gaps(coloured | ~readable, mpp)
     mask[ink] = False
     mask[~readable] = True
     return mask

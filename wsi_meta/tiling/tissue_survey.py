@@ -100,7 +100,7 @@ def survey_kinds(slide: Slide, tissue_mask: str | Path | None = None) -> TissueS
     image, readable = slide.read_overview(raster.mpp)
     coloured, ink = segment_by_colour(image, raster.mpp)
     mask = join_tissue(coloured, ink, readable, raster.mpp)
-    tissue = found_mask(mask, ink, raster)
+    tissue = found_mask(mask, ink, readable, raster)
     kinds = _kinds_left_out(image, mask, ink, raster.mpp)
     kinds[mask] = np.where(~readable, Kind.UNREADABLE, np.where(coloured, Kind.COLOURED, Kind.FILLED))[mask]
     if tissue_mask is not None:
