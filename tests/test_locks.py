@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wsi_meta.errors import OutputExistsError
+from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.files import locks
 from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked, own_file
 from wsi_meta.outputs.writing import ABANDONED_S
@@ -31,6 +31,22 @@ def test_a_lock_that_stands_unchanged_for_longer_than_any_is_held_was_left(outpu
     with locked(output, wait_s=WAIT_S):
         assert b"another" not in lock_path(output).read_bytes()
     assert not lock_path(output).exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here that never takes files")
+def test_a_folder_that_takes_no_files(tmp_path: Path) -> None:
+    """Not every command that locks something has an --out."""
+    with (
+        pytest.raises(OutputPathError, match=r"; let its folder be written to, or choose another$"),
+        locked(Path("/proc/self/a")),
+    ):
+        pass
+    with (
+        locked(tmp_path / "a"),
+        pytest.raises(OutputExistsError, match=r"has ended, or choose another place$"),
+        locked(tmp_path / "a"),
+    ):
+        pass
 
 
 def test_a_lock_that_may_be_held_for_hours_is_not_taken_over(output: Path) -> None:

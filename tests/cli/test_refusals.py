@@ -75,7 +75,7 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "scan by another table": ("scan --manifest meta.csv --out scans", 1, "meta.csv: line 1: unknown column 'stain'"),
     "preview slides": ("scan none.tif --manifest slides.csv --dry-run --out scans", 1, "1 of 2 slides would be refused"),
     "preview another slide's": ("scan s.tif --dry-run --out other.zarr", 1, "1 of 1 slides would be refused"),
-    "scan several of one name": ("scan s.tif ./s.tif --out scans", 1, "s: the name of several slides"),
+    "scan a slide twice": ("scan s.tif ./s.tif --out scans", 1, "s.tif: is given twice"),
     "scan several into a store": ("scan s.tif labels.csv --out other.zarr", 1, "other.zarr: a heatmap store, not a folder"),
     "train on nothing": ("train none --init none --out m.safetensors", 1, "none: no such folder"),
     "train on no patches": ("train empty --init none --out m.safetensors", 1, "empty: no labelled patches"),

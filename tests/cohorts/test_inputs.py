@@ -188,8 +188,13 @@ class TestFolders:
         touch("s/a.tif", "t/a.svs")
         with pytest.raises(DataError, match=r"^a: the name of several slides \(s/a\.tif, t/a\.svs\)"):
             find_slides(["s", "t"])
-        with pytest.raises(DataError, match=r"^a: the name of several slides"):
-            find_slides(["s/a.tif", "s/a.tif"])
+
+    @pytest.mark.parametrize("again", ["s/a.tif", "./s/a.tif", "linked/a.tif"])
+    def test_a_slide_that_is_given_twice_is_called_so(self, again: str) -> None:
+        touch("s/a.tif")
+        Path("linked").symlink_to("s")
+        with pytest.raises(DataError, match=r"(s|linked)/a\.tif: is given twice; expected each slide once"):
+            find_slides(["s/a.tif", again])
 
     def test_what_is_not_there_stays_a_slide_to_be_told_of(self) -> None:
         assert names(find_slides(["gone.tif"])) == ["gone"]
@@ -265,7 +270,7 @@ class TestManifest:
         assert first.scanner_settings == {"model": "m/net.safetensors", "stride_px": 64}
         assert (second.name, second.slide_settings) == ("b", {"tissue_mask": "none"})
         assert second.scanner_settings == {"model": "default"}
-        with pytest.raises(DataError, match=r"b: the name of several slides"):
+        with pytest.raises(DataError, match=r"s/b\.tif: is given twice; expected each slide once"):
             find_slides(["m/s/b.tif"], manifest="m/c.csv")
         slide, drawn = (Path(name).absolute() for name in ("m/s/a.tif", "m/a.xml"))
         Path("u.csv").write_text(f"slide,annotations\n{slide.as_uri()},{drawn.as_uri()}\n")

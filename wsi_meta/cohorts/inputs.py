@@ -165,7 +165,7 @@ def _read_stride(place: str, value: str) -> int | None:
 
 
 def _each_once(found: Iterable[SlideInput]) -> list[SlideInput]:
-    """Return each slide once that was found in several ways; DataError when two have one name, or one has two."""
+    """Return each slide once that was found in several ways; DataError when two have one name, or one is given twice."""
     kept: dict[str, SlideInput] = {}
     names: dict[SlidePath, str] = {}
     for slide in found:
@@ -174,8 +174,10 @@ def _each_once(found: Iterable[SlideInput]) -> list[SlideInput]:
             raise DataError(f"{slide.path}: is given twice, as '{name}' and '{slide.name}'; {told}")
         if (first := kept.setdefault(slide.name, slide)) is slide:
             continue
-        same = real_slide_path(first.path) == real_slide_path(slide.path)
-        if not same or (first.given and slide.given and not may_have_parts(slide.path)):
+        if real_slide_path(first.path) == real_slide_path(slide.path):
+            if first.given and slide.given and not may_have_parts(slide.path):
+                raise DataError(f"{slide.path}: is given twice; expected each slide once; leave one out")
+        else:
             raise DataError(
                 f"{slide.name}: the name of several slides ({first.path}, {slide.path}); expected names of their own; "
                 "scan them into several --out, or name them in a manifest"

@@ -108,7 +108,7 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     except OutputExistsError:
         raise
     except OSError as error:
-        remedy = "make room and run it again" if error.errno in NO_ROOM else "choose another --out"
+        remedy = "make room and run it again" if error.errno in NO_ROOM else "let its folder be written to, or choose another"
         raise OutputPathError(f"{path}: no lock {lock.name} can be made beside it ({error.strerror}); {remedy}") from error
     try:
         yield
@@ -255,7 +255,7 @@ def _told(path: Path, lock: Path, other: Holder | str) -> str:
     if other == Holder.here():
         told = f"{path}: is being written by this process, in another thread"
     if other.is_near:
-        return f"{told}; wait until that has ended, or choose another --out"
+        return f"{told}; wait until that has ended, or choose another place"
     return f"{told}; whether that still runs cannot be seen from here: wait until it has ended, or remove {lock} if it has"
 
 
