@@ -23,6 +23,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
+from wsi_meta.evaluation.results import history_path
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import Processes
@@ -393,10 +394,13 @@ def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_p
     first = train_tiny(patch_folder, out, keep_checkpoint=True, **options)
     assert checkpoint_path(out).exists()
     written = out.read_bytes()
+    rows = read_history(out)
+    history_path(out).unlink()  # as where model and checkpoint alone were moved
 
     again = train_tiny(patch_folder, out, resume=True, **options)
 
     assert not checkpoint_path(out).exists()
+    assert read_history(out) == rows
     assert again.validation.to_dict() == first.validation.to_dict()
     assert out.read_bytes() == written
     once_more = train_tiny(patch_folder, out, resume=True, **options)

@@ -144,6 +144,7 @@ def _resume(run: Run, checkpoint: Checkpoint) -> tuple[list[Epoch], NDArray[np.f
     note(f"going on after epoch {len(checkpoint.epochs)}", enabled=run.job.options.progress)
     epochs = [Epoch(**row) for row in checkpoint.epochs]
     if run.job.processes.first:
+        write_history(run.job.out, epochs)
         _show(run, epochs)
     return epochs, checkpoint.best_logits.numpy()
 
@@ -210,7 +211,7 @@ def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_l
 
 
 def _show(run: Run, epochs: Sequence[Epoch]) -> None:
-    """Draw the curves and log the last epoch; a training that was killed before does it when it goes on."""
+    """Draw the curves and log the last epoch; a training that goes on does it again, as it may have been killed before."""
     parts, logs = run.job.parts, run.job.options.tensorboard
     _spare("curves", parts.draw_curves, run.job.out, epochs)
     if logs is not None:
