@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny import HERE
+from torch import nn
 
 from wsi_meta.datasets.checks import check_patches
 from wsi_meta.datasets.layouts import open_patches
-from wsi_meta.errors import DataError, OutputExistsError
+from wsi_meta.errors import DataError, DeviceError, OutputExistsError
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.model import Model
+from wsi_meta.models.preprocessing import Preprocessing
 
 
 def test_evaluate_takes_test_else_valid_else_all(thin_model: Model, tmp_path: Path) -> None:
@@ -54,6 +58,22 @@ def test_reading_in_other_processes_gives_the_same_probabilities(thin_model: Mod
     assert alone.contents is not None
     assert read is not None
     assert np.array_equal(alone.contents, read)
+
+
+class EndsOthers(nn.Module):
+    """Ends the processes that decode patches when it sees the first of them, as a system without memory does."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        for process in multiprocessing.active_children():
+            process.kill()
+        return inputs.mean((1, 2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_process_that_died_is_told_with_what_to_do(patch_folder: Path) -> None:
+    model = Model.from_module(EndsOthers(), Preprocessing())
+    with pytest.raises(DeviceError, match=r"a process that decodes patches has ended, .*; expected .* fewer workers .*, or 0"):
+        evaluate(model, patch_folder, split="train", batch_size=1, **HERE | {"workers": 1})
 
 
 def test_evaluate_counts_what_the_probabilities_say(model_file: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import DataError, whole_number
+from wsi_meta.errors import DataError, DeviceError, WsiMetaError, whole_number
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -40,16 +42,41 @@ def read_batches(patches: Patches, size: int, workers: int) -> Iterator[tuple[to
     return batches_of(DataLoader(patches, size, num_workers=workers, generator=torch.Generator()))
 
 
-def batches_of(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Return a loader's batches: uint8 images (n, patch_px, patch_px, 3) and labels (n,).
+def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
+    """Return a loader's batches: of patches, uint8 images (n, patch_px, patch_px, 3) and labels (n,).
 
-    A DataError from a process that decodes patches is raised with its own message, without that process's traceback.
+    A DataError from a process that decodes patches is raised with its own message, without that process's traceback; where such
+    a process ends, DeviceError says what to do.
     """
-    told = None
+    told: WsiMetaError | None = None
     try:
-        yield from loader
-    except DataError as error:
-        told = str(error).rsplit("DataError: ", 1)[-1].strip()
+        yield from _begin(loader)
+    except (DataError, RuntimeError) as error:
+        told = _told_by(error)
+        if told is None:
+            raise
         error.__traceback__ = None  # its frames hold the loader, whose processes would live until some later garbage collection
     if told is not None:
-        raise DataError(told)
+        raise told
+
+
+def _begin(loader: Iterable[Any]) -> Iterator[Any]:
+    """Return a loader's iterator, without torch's handler of the end of a process: it raises wherever this process is then.
+
+    The iterator itself looks every few seconds whether its processes are there.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if before is not None and signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before)
+    return batches
+
+
+def _told_by(error: Exception) -> WsiMetaError | None:
+    """Return what to tell of an error from a loader; None for one of another kind than those of :func:`batches_of`."""
+    if isinstance(error, DataError):
+        return DataError(str(error).rsplit("DataError: ", 1)[-1].strip())
+    if not str(error).startswith("DataLoader worker (pid"):
+        return None
+    told = f"a process that decodes patches has ended, as where memory or /dev/shm is short ({first_line(error)})"
+    return DeviceError(f"{told}; expected it to go on: take fewer workers (--workers), or 0, which decodes in this process")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.datasets.batches import batches_of
 from wsi_meta.datasets.patches import Patches, content_of, contents_of, join
 from wsi_meta.errors import DataError, OptionsError
 from wsi_meta.progress import progress_bar
@@ -264,7 +265,7 @@ def _read_contents(patches: Patches, workers: int, *, progress: bool) -> list[by
     contents: list[bytes] = []
     failures: list[str] = []
     with progress_bar(len(patches), "patches", "checking", enabled=progress) as bar:
-        for batch in loader:
+        for batch in batches_of(loader):
             contents += [content for content, _ in batch]
             failures += [failure for _, failure in batch if failure]
             bar.update(len(batch))
