@@ -65,7 +65,7 @@ EXTRAS = {
 
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
-INTERRUPTED = "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
+INTERRUPTED = "interrupted; run again, a scan goes on where it was, and train with --resume; all else begins anew"
 """What a command says after Ctrl-C."""
 OVER_0 = ulp(0.0)
 """The least number over 0."""

@@ -383,7 +383,7 @@ def test_ctrl_c_exits_130(tmp_path: Path, model_file: Path) -> None:
 
     assert ended == 130, errors
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith("Error: interrupted; what was finished is kept")
+    assert errors.splitlines()[-1].startswith("Error: interrupted; run again, a scan goes on where it was")
 
 
 def test_names_of_any_bytes_reach_the_terminal_escaped(tmp_path: Path, slide_file: Path, model_file: Path) -> None:

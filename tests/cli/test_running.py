@@ -160,7 +160,7 @@ def test_a_log_and_an_output_of_one_name_are_refused(folder: Path, option: str) 
 
 def test_ctrl_c_and_what_nobody_foresaw_are_logged(folder: Path) -> None:
     for error, told, traced in (
-        (KeyboardInterrupt(), "interrupted; what was", False),
+        (KeyboardInterrupt(), "interrupted; run again", False),
         (RuntimeError("x"), "RuntimeError (x)", True),
     ):
 
