@@ -442,6 +442,8 @@ def test_losses_are_read_past_columns_that_are_not_known(tmp_path: Path) -> None
     first = {"epoch": [1], "train_loss": [0.9], "valid_loss": [0.8], "stage": ["all"]}
     assert read_losses(tmp_path / "m.safetensors") == first
     assert read_losses(tmp_path / "other.safetensors") is None
+    (tmp_path / "m.history.csv").write_text(HISTORY.replace(",", ";"), encoding="utf-8-sig")
+    assert read_losses(tmp_path / "m.safetensors") == losses, "as a spreadsheet saves it"
 
 
 @pytest.mark.parametrize(
@@ -450,10 +452,11 @@ def test_losses_are_read_past_columns_that_are_not_known(tmp_path: Path) -> None
         ({"best_epoch": 2, "best_losses": {"train_loss": 0.5, "valid_loss": 0.6}}, True),
         ({"best_epoch": 2}, True),
         ({"best_epoch": 2, "best_losses": {"train_loss": 0.5, "valid_loss": 0.61}}, False),
+        ({"best_epoch": 2, "best_losses": [0.5, 0.6]}, True),
         ({"best_epoch": 3}, False),
         ({}, False),
     ],
-    ids=["its own", "of an older model", "of other losses", "of fewer epochs", "of no training"],
+    ids=["its own", "of an older model", "of other losses", "under no names", "of fewer epochs", "of no training"],
 )
 def test_losses_are_shown_of_the_models_own_training_alone(
     model: Model, valid: Patches, training: dict[str, Any], shown: bool

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from wsi_meta.annotations.tables import read_table
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.metrics import auc_of, bootstrap_intervals, figures_of, reliability
@@ -26,6 +26,8 @@ __all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses", 
 
 T = TypeVar("T")
 
+LOSSES = ("epoch", "train_loss", "valid_loss")
+"""Columns of a history that a report shows."""
 CHANCE_DRAWS = 20
 """Draws of labels that :attr:`Evaluation.ece_noise` is the mean of."""
 NOT_FIGURES = ("probabilities", "logits", "intervals", "robustness", "contents", "known_patches", "all_patches_known")
@@ -214,7 +216,8 @@ def _are_of(losses: dict[str, list[Any]], card: ModelCard) -> bool:
     if number not in losses["epoch"]:
         return False
     best = losses["epoch"].index(number)
-    known: dict[str, float] = card.training.get("best_losses") or {}
+    known = card.training.get("best_losses")
+    known = known if isinstance(known, dict) else {}
     return all(losses[name][best] == known.get(name, losses[name][best]) for name in ("train_loss", "valid_loss"))
 
 
@@ -223,16 +226,22 @@ def history_path(out: Path) -> Path:
     return out.with_suffix(".history.csv")
 
 
-def read_rows(out: Path, parse: Callable[[dict[str, str]], T], mend: str) -> list[T]:
-    """Return what `parse` makes of each row of a model file's history; DataError that says to `mend` it where it is none."""
+def read_rows(
+    out: Path, columns: Sequence[str], parse: Callable[[dict[str, str]], T], mend: str, *, optional: Sequence[str] = ()
+) -> list[T]:
+    """Return what `parse` makes of each row of a model file's history; DataError that says to `mend` it where it is none.
+
+    It is read as :func:`wsi_meta.annotations.tables.read_table` reads the tables of users: a spreadsheet may have saved it.
+    """
     path = history_path(out)
     try:
-        with path.open(newline="") as file:
-            if rows := [parse(row) for row in csv.DictReader(file)]:
-                return rows
+        table = read_table(path, columns, "epochs", optional=optional)
+        if rows := [parse(dict(zip((*columns, *optional), row, strict=True))) for row in table]:
+            return rows
         raise ValueError("no epoch in it")
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a training's history ({first_line(error)}); {mend}") from error
+    except ValueError as error:
+        told = first_line(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: cannot be read as a training's history ({told}); {mend}") from error
 
 
 def read_losses(out: Path) -> dict[str, list[Any]] | None:
@@ -250,12 +259,13 @@ def read_losses(out: Path) -> dict[str, list[Any]] | None:
     """
     if not history_path(out).exists():
         return None
-    rows = read_rows(out, _losses_of, "expected epoch, train_loss and valid_loss in each row; remove or restore it")
+    mend = "expected epoch, train_loss and valid_loss in each row; remove or restore it"
+    rows = read_rows(out, LOSSES, _losses_of, mend, optional=("stage",))
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _losses_of(row: dict[str, str]) -> dict[str, Any]:
-    losses = {name: float(row[name]) for name in ("epoch", "train_loss", "valid_loss")}
+    losses = {name: float(row[name]) for name in LOSSES}
     if not all(map(isfinite, losses.values())):
         raise ValueError("a value that is not finite")
-    return losses | {"stage": row.get("stage", "all")}
+    return losses | {"stage": row["stage"] or "all"}

@@ -108,7 +108,7 @@ def write_history(out: Path, epochs: Sequence[Epoch]) -> Path:
 
 def read_history(out: Path) -> list[Epoch]:
     """Read the rows that :func:`write_history` wrote beside the model file `out`; DataError when they cannot be read."""
-    return read_rows(out, _row_of, "restore it, or start anew with --overwrite")
+    return read_rows(out, [field.name for field in fields(Epoch)], _row_of, "restore it, or start anew with --overwrite")
 
 
 def _row_of(row: dict[str, str]) -> Epoch:
