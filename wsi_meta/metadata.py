@@ -18,7 +18,7 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
-from wsi_meta.models.weights_file import check_written
+from wsi_meta.models.weights_file import check_written, holds_safetensors
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiffs.structure import pages_of
 
@@ -66,7 +66,7 @@ def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadE
     if isinstance(place := slide_path(path), Address):
         return _slide_facts(place, reader)
     path = place
-    if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
+    if path.suffix.lower() in (".safetensors", ".pth", ".pt", ".ckpt") or (path.is_file() and holds_safetensors(path)):
         return _model_facts(path), None
     if is_heatmap_path(path):
         return _heatmap_facts(path), None

@@ -15,7 +15,7 @@ from slide_files import set_tag, texture, write_jpeg_slide, write_slide
 from stores import write_store
 
 from wsi_meta.cli import main
-from wsi_meta.errors import SlideReadError
+from wsi_meta.errors import SlideReadError, WsiMetaError
 from wsi_meta.metadata import describe, info
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import write_model
@@ -115,6 +115,15 @@ def test_a_model_tells_the_patches_and_the_prior_it_was_calibrated_on(
     below = [line.strip() for line in lines[lines.index("  auc: 0.9") + 1 :]]
     note = "note: metrics are of the patches' own share of tumor; with the prior, those at 0.5, log_loss, brier and ece differ"
     assert below == ["calibrated_on:", *told, *[note] * noted][not told :]
+
+
+@pytest.mark.parametrize("name", ["m.SAFETENSORS", "plain", "m.bin"])
+def test_a_model_is_known_by_its_content(name: str, tmp_path: Path) -> None:
+    write_model(tmp_path / name, {"a": torch.zeros(1)}, ModelCard())
+    assert info(tmp_path / name)["kind"] == "model"
+    (tmp_path / name).write_bytes(b"no slide and no model")
+    with pytest.raises(WsiMetaError):
+        info(tmp_path / name)
 
 
 def test_help_tells_every_command_whole_in_the_order_of_the_journey() -> None:

@@ -39,6 +39,7 @@ from wsi_meta.models.features import read_features
 from wsi_meta.models.known_patches import KnownPatches, read_known_patches
 from wsi_meta.models.model import Model, build_network, load_model, network_of, write_model
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights import read_weights
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "batch_size": 16}
 SAID: dict[str, Any] = {"pixels": "imagenet", "mpp": 0.972}
@@ -299,6 +300,12 @@ def test_what_weights_do_not_say_must_be_said_once(
 def exported(dark_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TorchScript and its config.json, as export-model writes them; never change them."""
     return write_exported(dark_model, tmp_path_factory.mktemp("exported") / "zoo", "torchscript").files[0]
+
+
+@pytest.mark.parametrize("read", [read_card, load_model, read_weights])
+def test_a_script_where_weights_are_expected_is_told_what_takes_it(exported: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(ModelFileError, match=r"a TorchScript, which is a program; expected .*: 'wsi-meta import-model' makes"):
+        read(exported)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.datasets.batches import check_workers
 from wsi_meta.errors import OVER_0, ModelFileError, OptionsError, number, one_of, settle, truth
 from wsi_meta.evaluation.calibration import check_prior
-from wsi_meta.exchange.zoo_config import ZooConfig, is_script, read_zoo_config
+from wsi_meta.exchange.zoo_config import ZooConfig, read_zoo_config
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights_file import is_script
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.exchange.zoo_config import CODE
-from wsi_meta.models.weights_file import refuse_damage
+from wsi_meta.models.weights_file import CODE, refuse_damage
 from wsi_meta.words import first_line
 
 __all__ = ["load_script", "script_logits", "write_script"]

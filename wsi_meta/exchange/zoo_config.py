@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +12,8 @@ from wsi_meta.errors import ModelFileError
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.words import first_line
 
-__all__ = ["CODE", "ZooConfig", "is_script", "read_zoo_config"]
+__all__ = ["ZooConfig", "read_zoo_config"]
 
-CODE = re.compile(r"[^/]+/code/.+\.py")
-"""Files of a TorchScript's archive that hold its program."""
 NEUTRAL_MEAN, NEUTRAL_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 """Of a configuration without ``Normalize``: pixels of 0..1 as they are."""
 
@@ -46,15 +42,6 @@ class ZooConfig:
                 {"name": "Normalize", "arguments": {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}},
             ],
         }
-
-
-def is_script(path: Path) -> bool:
-    """Tell whether a file is a TorchScript archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(CODE.fullmatch(name) for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def read_zoo_config(path: Path) -> ZooConfig:

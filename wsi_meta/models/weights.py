@@ -19,7 +19,7 @@ import numpy as np
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.weights_file import check_written, holds_pickle, refuse_damage, refuse_text
+from wsi_meta.models.weights_file import check_written, holds_pickle, refuse_damage, refuse_script, refuse_text
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
+    refuse_script(path)
     try:
         content: Any = _load_pickled(path) if holds_pickle(path) else _load_written(path)
     except ModelFileError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,21 @@ from pathlib import Path
 from wsi_meta.errors import ModelFileError
 from wsi_meta.words import first_line
 
-__all__ = ["check_written", "holds_pickle", "read_metadata", "refuse_damage", "refuse_text", "with_metadata"]
+__all__ = [
+    "CODE",
+    "check_written",
+    "holds_pickle",
+    "holds_safetensors",
+    "is_script",
+    "read_metadata",
+    "refuse_damage",
+    "refuse_script",
+    "refuse_text",
+    "with_metadata",
+]
 
+CODE = re.compile(r"[^/]+/code/.+\.py")
+"""Files of a TorchScript's archive that hold its program."""
 WEIGHTS_KEY = "wsi_meta_weights"
 """Where a model file's metadata holds the SHA-256, hexadecimal, of all that follows its header."""
 
@@ -36,6 +50,7 @@ def read_metadata(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         if holds_pickle(path):
+            refuse_script(path)
             raise ModelFileError(
                 f"{path}: a pickle, which can run code when it is opened; expected safetensors "
                 "(weights can go to 'train --init')"
@@ -46,11 +61,37 @@ def read_metadata(path: Path) -> dict[str, str]:
         ) from error
 
 
+def holds_safetensors(path: Path) -> bool:
+    """Tell whether a file begins as safetensors do, whatever its name: the size of a header, and the header."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size - 8
+    except OSError:
+        return False
+
+
 def holds_pickle(path: Path) -> bool:
     """Tell whether a file begins as ``torch.save`` writes it, and not as safetensors: the size of a header, and the header."""
     with path.open("rb") as file:
         start = file.read(9)
     return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
+
+
+def is_script(path: Path) -> bool:
+    """Tell whether a file is a TorchScript archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(CODE.fullmatch(name) for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def refuse_script(path: Path) -> None:
+    """Refuse a TorchScript where weights are expected, by what makes a model of it; ModelFileError."""
+    if is_script(path):
+        told = "a TorchScript, which is a program; expected weights as safetensors"
+        raise ModelFileError(f"{path}: {told}: 'wsi-meta import-model' makes a model file of one with its config.json")
 
 
 def refuse_text(path: Path) -> None:
