@@ -6,9 +6,9 @@
   an id of 40 hexadecimal digits is the SHA-1 of the patch's RGB bytes, so that damage is noticed
 - class folders: ``{train,valid,test}/{0,1}/*`` or just ``{0,1}/*``, images as jpg, png or tif
 
-``val`` and ``validation`` are ``valid``, in any case. A folder may hold several layouts; several folders are joined. Of these,
-one that is named as a split holds that split, where nothing in it names one. Folders, images and HDF5 files in them that are
-not read are told, and whatever lies beside images that are.
+``val`` and ``validation`` are ``valid``, in any case. A folder may hold several layouts; several folders are joined. One of
+several that is named as a split holds that split, where nothing in it names one. Folders, images and HDF5 files in them that
+are not read are told, and whatever lies beside images that are.
 """
 
 from __future__ import annotations
