@@ -574,6 +574,31 @@ def test_labels_other_than_0_and_1_are_refused(tmp_path: Path, row: str) -> None
     assert "expected 0 or 1" in refusal(tmp_path, tmp_path / "train_labels.csv")
 
 
+# --- pixel size
+
+
+def test_the_pixel_size_that_a_file_states_goes_before_the_record(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [1, 0])
+    (tmp_path / "sampling.json").write_text('{"mpp": 1}')
+    assert open_patches(tmp_path)["train"].mpp == 1
+    for value in (0.5, "fine", float("nan"), [0.5]):
+        with h5py.File(hdf5_path(tmp_path, "x", "train"), "r+") as file:
+            file["x"].attrs["mpp"] = value
+        if value == 0.5:
+            assert open_patches(tmp_path)["train"].mpp == 0.5
+        else:
+            with pytest.raises(DataError, match=r"_x\.h5: attribute 'mpp' of its patches is .*; expected micrometres"):
+                open_patches(tmp_path)
+
+
+@pytest.mark.parametrize(("shown", "told"), [(0.972, False), (0.5, True)])
+def test_a_pixel_size_that_nothing_tells(tmp_path: Path, shown: float, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Patches that tell none are mostly PCam's; a model that is shown others is believed."""
+    write_classes(tmp_path)
+    open_patches(tmp_path)["train"].check_mpp(shown)
+    assert ("do not tell their pixel size; taken to be 0.5 um, which the model is shown" in caplog.text) == told
+
+
 # --- class folders
 
 

@@ -408,7 +408,9 @@ def test_what_was_marked_as_false_is_no_tumor_whatever_the_annotations_say(tmp_p
 
 def test_training_takes_the_files_as_they_are(slides: Path, tmp_path: Path) -> None:
     sample(slides / "manifest.csv", tmp_path / "p", patches=48)
+    (tmp_path / "p" / "sampling.json").unlink()
     data = open_patches(tmp_path / "p")
+    assert data["train"].mpp == 0.972, "also without the record"
     assert {split: len(part) for split, part in data.items()} == {"train": 48, "valid": 6}
     assert data["train"].slides is not None
     result = train_tiny(tmp_path / "p", tmp_path / "m.safetensors", recipe=Recipe(epochs=1, batch_size=16), **HERE)

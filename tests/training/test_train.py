@@ -81,7 +81,9 @@ def test_the_pixel_size_of_a_sampling_goes_into_the_model(patch_folder: Path, tm
         open_patches(other)
 
 
-def test_a_model_to_start_from_goes_on_with_its_own_input(patch_folder: Path, tmp_path: Path) -> None:
+def test_a_model_to_start_from_goes_on_with_its_own_input(
+    patch_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     own, seen = Preprocessing(mpp=0.5, mean=(0, 0, 0), std=(1, 1, 1)), []
     write_model(tmp_path / "init", Tiny().state_dict(), ModelCard(preprocessing=own))
 
@@ -94,6 +96,7 @@ def test_a_model_to_start_from_goes_on_with_its_own_input(patch_folder: Path, tm
     train_tiny(patch_folder, tmp_path / "m.safetensors", init=tmp_path / "init", recipe=SMALL, parts=parts, **HERE)
     assert seen == [own, own]
     assert read_card(tmp_path / "m.safetensors").preprocessing == own
+    assert "the patches do not tell their pixel size; taken to be 0.5 um, which the model is shown" in caplog.text
 
 
 # --- a real run

@@ -1,7 +1,8 @@
 """Labelled patches on disk, in the three common layouts.
 
 - PCam's official HDF5 pairs: ``camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`` (x uint8, y 0/1), or ``.hdf5``;
-  the slide of each patch is known where ``..._meta.csv`` lies beside them, its pixel size where ``sampling.json`` does
+  the slide of each patch is known where ``..._meta.csv`` lies beside them, its pixel size where x has an attribute ``mpp`` or
+  ``sampling.json`` tells it
 - Kaggle's "Histopathologic Cancer Detection": ``train/<id>.tif`` and ``train_labels.csv`` with ``id,label``;
   an id of 40 hexadecimal digits is the SHA-1 of the patch's RGB bytes, so that damage is noticed
 - class folders: ``{train,valid,test}/{0,1}/*`` or just ``{0,1}/*``, images as jpg, png or tif
@@ -25,7 +26,7 @@ import numpy as np
 from wsi_meta.annotations.tables import label_of, read_table, refuse_twice
 from wsi_meta.datasets.hdf5 import HDF5_ENDINGS, find_pairs, is_of_pcam, read_hdf5
 from wsi_meta.datasets.patches import Patches, join
-from wsi_meta.datasets.pcam import sampled_mpp
+from wsi_meta.datasets.pcam import MPP, sampled_mpp
 from wsi_meta.datasets.rgb_images import IMAGE_SUFFIXES, images_in, tell_held
 from wsi_meta.errors import DataError
 from wsi_meta.files.address import several
@@ -147,7 +148,7 @@ def tell_folders(data: str | Path | Sequence[str | Path]) -> str:
 
 def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
     for split, (x_path, y_path) in find_pairs(folder, NAMES).items():
-        shape, dtype = read_hdf5(x_path, "x", lambda patches: (patches.shape, patches.dtype))
+        shape, dtype, mpp = read_hdf5(x_path, "x", lambda patches: (patches.shape, patches.dtype, patches.attrs.get(MPP)))
         labels = _checked_labels(read_hdf5(y_path, "y", np.asarray).reshape(-1), y_path)
         if shape[1:] != (96, 96, 3) or dtype != np.uint8:
             raise DataError(f"{x_path}: patches {dtype} of shape {shape[1:]}; expected uint8 (96, 96, 3)")
@@ -156,7 +157,8 @@ def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
         if shape[0] != len(labels):
             raise DataError(f"{y_path}: {len(labels)} labels for {shape[0]} patches; expected as many of each")
         slides = _read_slides(x_path.with_name(f"{x_path.stem[:-1]}meta.csv"), labels)
-        yield split, Patches((x_path,) * len(labels), np.arange(len(labels)), labels, mpp=sampled_mpp(folder), slides=slides)
+        rows, mpp = np.arange(len(labels)), sampled_mpp(x_path, mpp)
+        yield split, Patches((x_path,) * len(labels), rows, labels, mpp=mpp, slides=slides)
 
 
 def _read_slides(path: Path, labels: NDArray[np.uint8]) -> NDArray[np.str_] | None:

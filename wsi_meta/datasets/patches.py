@@ -142,19 +142,26 @@ class Patches(TorchDataset):
         self.check_classes()
 
     def check_mpp(self, shown: float) -> None:
-        """Compare the pixel size, where it is known, with what a model is shown; warn of one that is a little off.
+        """Compare the pixel size with what a model is shown; warn of one that is a little off, or that nothing tells.
 
         Raises
         ------
         DataError
             when it is more than 5 % off: what is measured on such patches says nothing of the model.
         """
+        self.warn_of_unknown_mpp(shown)
         if self.mpp is None or not differs(self.mpp, shown):
             return
         told = f"{self.files[0].parent}: patches of {self.mpp:g} um per pixel, and the model is shown {shown:g}"
         if max(self.mpp / shown, shown / self.mpp) > COARSER_ALLOWED:
             raise DataError(f"{told}; expected the same; cut them again with 'wsi-meta sample --model'")
         logger.warning("%s", told)
+
+    def warn_of_unknown_mpp(self, shown: float) -> None:
+        """Warn where nothing tells the pixel size, and a model is shown another one than PCam's, which these may have."""
+        if self.mpp is None and differs(shown, Preprocessing().mpp):
+            told = "%s: the patches do not tell their pixel size; taken to be %g um, which the model is shown"
+            logger.warning(told, self.files[0].parent, shown)
 
     def check_classes(self) -> None:
         """Raise a DataError when there is only one class, or nothing."""

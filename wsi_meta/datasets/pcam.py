@@ -22,12 +22,14 @@ from wsi_meta.words import first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["META_COLUMNS", "RECORD", "PatchPlace", "PcamWriter", "new_hdf5", "pcam_files", "sampled_mpp"]
+__all__ = ["META_COLUMNS", "MPP", "RECORD", "PatchPlace", "PcamWriter", "new_hdf5", "pcam_files", "sampled_mpp"]
 
 META_COLUMNS = ("coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi")
 """Columns of the meta table."""
 RECORD = "sampling.json"
 """File beside PCam's files that records what was sampled."""
+MPP = "mpp"
+"""Attribute of the data set x: micrometres per pixel of its patches."""
 COPIED_ROWS = 256
 """Rows that are in memory at the same time when the files are written."""
 
@@ -52,15 +54,24 @@ def pcam_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
     return folder / f"{stem}x.h5", folder / f"{stem}y.h5", folder / f"{stem}meta.csv"
 
 
-def sampled_mpp(folder: Path) -> float | None:
-    """Return the pixel size that the record of a sampling states, micrometres; None where there is no record, or it has none.
+def sampled_mpp(x_path: Path, stored: object) -> float | None:
+    """Return the pixel size that a file of patches states, or else the record beside it, micrometres; None where neither does.
+
+    Parameters
+    ----------
+    stored : the file's attribute :data:`MPP`; None where it has none
 
     Raises
     ------
     DataError
-        when the record cannot be read.
+        when the record cannot be read, or the pixel size cannot be.
     """
-    if not (path := folder / RECORD).is_file():
+    if stored is not None:
+        if not (isinstance(stored, int | float | np.integer | np.floating) and FINEST_MPP <= stored <= COARSEST_MPP):
+            expected = f"micrometres per pixel, {FINEST_MPP:g} to {COARSEST_MPP:g}"
+            raise DataError(f"{x_path}: attribute '{MPP}' of its patches is {stored!r}; expected {expected}; sample again")
+        return float(stored)
+    if not (path := x_path.with_name(RECORD)).is_file():
         return None
     try:
         mpp: float | None = json.loads(path.read_bytes()).get("mpp")
@@ -81,9 +92,9 @@ class PcamWriter:
     memory.
     """
 
-    def __init__(self, folder: Path, split: str, patch_px: int) -> None:
+    def __init__(self, folder: Path, split: str, patch_px: int, mpp: float) -> None:
         self._split, self._targets = split, pcam_files(folder, split)
-        self._shape = (patch_px, patch_px, 3)
+        self._shape, self._mpp = (patch_px, patch_px, 3), mpp
         self._raw_path = folder / f"{split}.raw"
         self._raw = FileIO(self._raw_path, "w+")
         self.places: list[PatchPlace] = []
@@ -139,6 +150,7 @@ class PcamWriter:
             data = file.create_dataset(
                 "x", (len(order), *self._shape), np.uint8, chunks=(1, *self._shape), compression="gzip", shuffle=True
             )
+            data.attrs[MPP] = self._mpp
             for start in range(0, len(order), COPIED_ROWS):
                 numbers = order[start : start + COPIED_ROWS]
                 data[start : start + COPIED_ROWS] = np.stack([self._read(int(number)) for number in numbers])

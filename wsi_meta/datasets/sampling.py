@@ -200,7 +200,7 @@ def _write_split(split: str, sources: Sequence[_Source], each: int, plan: _Plan,
     candidates = [source.candidates for source in sources]
     quotas = quotas_of(candidates, each, plan.mined, Counter())
     with (
-        PcamWriter(plan.folder, split, plan.preprocessing.patch_px) as writer,
+        PcamWriter(plan.folder, split, plan.preprocessing.patch_px, plan.preprocessing.mpp) as writer,
         progress_bar(sum(map(sum, quotas.values())), "patches", split, enabled=plan.progress) as bar,
     ):
         while any(map(any, quotas.values())):

@@ -194,7 +194,7 @@ def input_of(init: str | Path, patches: Patches) -> Preprocessing:
     Parameters
     ----------
     init : as for :func:`initialise`; only a model file of wsi-meta says what it was shown
-    patches : to train on; where they do not tell their pixel size, it is that of `init`
+    patches : to train on; where they do not tell their pixel size, it is that of `init`, with a warning unless it is PCam's
 
     Raises
     ------
@@ -207,6 +207,7 @@ def input_of(init: str | Path, patches: Patches) -> Preprocessing:
         if preprocessing.patch_px != patches.patch_px:
             told = f"is shown patches of {preprocessing.patch_px} px"
             raise ModelFileError(f"{init}: {told}; expected {patches.patch_px} px, as the patches to train on have")
+        patches.warn_of_unknown_mpp(preprocessing.mpp)
         if patches.mpp is not None and differs(patches.mpp, preprocessing.mpp):
             told = "%s: was shown %g um per pixel, and the patches have %g: the new model is shown that"
             logger.warning(told, Path(init).name, preprocessing.mpp, patches.mpp)
