@@ -22,7 +22,7 @@ from PIL import Image
 
 from wsi_meta.datasets.batches import read_batches
 from wsi_meta.datasets.checks import split_for_training
-from wsi_meta.datasets.layouts import Patches, open_patches
+from wsi_meta.datasets.layouts import Patches, choose_split, open_patches
 from wsi_meta.datasets.patches import join
 from wsi_meta.errors import DataError, OptionsError
 
@@ -735,6 +735,19 @@ def test_layouts_within_one_folder_are_joined_and_told(tmp_path: Path, caplog: p
 
     assert open_patches(tmp_path)["train"].labels.tolist() == [1, 0, 0, 1]
     assert "for train in several layouts are joined: 2 of HDF5 files, 2 of folders 0/ and 1/; remove one" in caplog.text
+
+
+def test_no_folder_is_refused() -> None:
+    """As of a pattern that no folder matches."""
+    with pytest.raises(OptionsError, match="patches: no folder in the list; expected a folder of labelled patches"):
+        open_patches([])
+
+
+@pytest.mark.parametrize("split", [["valid"], "val", ""], ids=str)
+def test_a_split_of_another_name_is_refused(tmp_path: Path, split: Any) -> None:
+    write_classes(tmp_path / "valid")
+    with pytest.raises(OptionsError, match=r"split .*; expected one of train, valid, test"):
+        choose_split(tmp_path, split=split)
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 
 from wsi_meta.datasets.checks import check_patches
 from wsi_meta.datasets.layouts import open_patches
-from wsi_meta.errors import DataError, DeviceError, OutputExistsError
+from wsi_meta.errors import DataError, DeviceError, OptionsError, OutputExistsError
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
@@ -44,6 +45,10 @@ def test_evaluate_refuses_a_split_that_is_not_there(model_file: Path, patch_fold
         evaluate(model_file, patch_folder, split="test", **HERE)
 
     assert str(patch_folder) in str(caught.value)
+    splits: tuple[Any, ...] = (["valid"], "val", "")
+    for split in splits:
+        with pytest.raises(OptionsError, match=r"split .*; expected one of train, valid, test"):
+            evaluate(model_file, patch_folder, split=split, **HERE)
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: fork beside torch's threads

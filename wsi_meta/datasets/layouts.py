@@ -28,7 +28,7 @@ from wsi_meta.datasets.hdf5 import HDF5_ENDINGS, find_pairs, is_of_pcam, read_hd
 from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.datasets.pcam import MPP, sampled_mpp
 from wsi_meta.datasets.rgb_images import IMAGE_SUFFIXES, images_in, tell_held
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OptionsError, one_of
 from wsi_meta.files.address import several
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs.paths import as_path, real_path
@@ -104,12 +104,19 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
 
 
 def paths_of(paths: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return the folders of patches that were given, one or several; OptionsError for what is no path."""
-    return [as_path("patches", path, expected="a folder of labelled patches, or several") for path in several(paths)]
+    """Return the folders of patches that were given, one or several; OptionsError for none, and for what is no path."""
+    expected = "a folder of labelled patches, or several"
+    if not (folders := [as_path("patches", path, expected=expected) for path in several(paths)]):
+        raise OptionsError(f"patches: no folder in the list; expected {expected}")
+    return folders
 
 
 def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None = None) -> Patches:
-    """Return the patches to calibrate on: `split`, ``valid`` or the only one; DataError for none, or too few of a class."""
+    """Return the patches to calibrate on: `split`, ``valid`` or the only one; DataError for none, or too few of a class.
+
+    OptionsError for another name than those of :data:`SPLITS`.
+    """
+    split = None if split is None else one_of("split", split, SPLITS)
     splits = open_patches(data)
     wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
     if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):

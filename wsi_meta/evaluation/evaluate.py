@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from wsi_meta.datasets.batches import check_workers, read_batches
-from wsi_meta.datasets.layouts import Patches, open_patches, paths_of, refuse_idle, tell_folders
+from wsi_meta.datasets.layouts import SPLITS, Patches, open_patches, paths_of, refuse_idle, tell_folders
 from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
-from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require, truth
+from wsi_meta.errors import DataError, OptionsError, WsiMetaError, one_of, require, truth
 from wsi_meta.evaluation.cautions import cautions_of
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject
@@ -118,7 +118,7 @@ def check_evaluation(
 
     Raises
     ------
-    DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
+    DataError, DeviceError, ModelFileError, OptionsError, OutputExistsError, OutputPathError
     """
     require("train", "evaluating")
     if out is not None:
@@ -128,6 +128,7 @@ def check_evaluation(
         raise OptionsError(
             f"{card.architecture}, out: the report shows where a ResNet50 looked; expected no out for another module"
         )
+    split = None if split is None else one_of("split", split, SPLITS)
     splits = open_patches(data)
     wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
     if wanted not in splits:
