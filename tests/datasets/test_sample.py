@@ -594,6 +594,20 @@ def test_file_uris_in_a_manifest(tmp_path: Path) -> None:
     assert (source.path, source.truth, source.name) == (folder / "node 1.tif", folder / "node 1.json", "node 1")
 
 
+def test_a_slide_whose_name_is_no_text(tmp_path: Path) -> None:
+    """A name in Latin-1: the table of PCam's files, which is in UTF-8, has it as it is shown."""
+    for seed, name in enumerate((b"caf\xe9.tif", "caf\xe9.tif".encode())):
+        write_slide(tmp_path / os.fsdecode(name), texture(320, 320, seed))
+    ring = {"positive": [{"vertices": [[64, 64], [224, 64], [224, 224], [64, 224]]}]}
+    (tmp_path / "a.json").write_text(json.dumps(ring))
+    latin = (tmp_path / os.fsdecode(b"caf\xe9.tif")).as_uri()
+    manifest = _manifest(tmp_path, f"{latin},a.json", "caf\xe9.tif,", columns="slide,annotations")
+    sample(manifest, tmp_path / "p", patches=8, valid=0)
+    slides = open_patches(tmp_path / "p")["train"].slides
+    assert slides is not None
+    assert set(slides.tolist()) == {r"caf\xe9", "caf\xe9"}
+
+
 def test_qupaths_outlines_lie_within_the_bounds(tmp_path: Path) -> None:
     """QuPath's square at 64, 96 is at 164, 176 of the slide; the Camelyon JSON counts from the slide's own corner."""
     write_scn(tmp_path / "s.scn", texture(640, 640), (100, 80), (900, 800))

@@ -17,7 +17,7 @@ from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.outputs.paths import cannot_be_written
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.slides.pixel_size import COARSEST_MPP, FINEST_MPP
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,10 +139,10 @@ class PcamWriter:
         self._write_pixels(x_path, order)
         with written_whole(y_path) as partial, new_hdf5(partial) as (file, _disk):
             file.create_dataset("y", data=tumor[order].astype(np.uint8).reshape(-1, 1, 1, 1), compression="gzip")
-        with written_whole(meta_path) as partial, partial.open("w", newline="") as table:
+        with written_whole(meta_path) as partial, partial.open("w", newline="", encoding="utf-8") as table:
             writer = csv.writer(table, lineterminator="\n")
             writer.writerow(META_COLUMNS)
-            writer.writerows(self.places[number] for number in order)
+            writer.writerows((*place[:-1], printable(place.wsi)) for place in (self.places[number] for number in order))
         return [int(number) for number in order]
 
     def _write_pixels(self, path: Path, order: NDArray[np.int64]) -> None:

@@ -173,7 +173,7 @@ def _sample_split(split: str, slides: Sequence[SourceSlide], patches: int, plan:
 
 def _look(slide: SourceSlide, plan: _Plan) -> _Source:
     # seeded by the slide's name, so that the other slides of the manifest make no difference
-    seed = [plan.seed, *slide.name.encode()]
+    seed = [plan.seed, *slide.name.encode(errors="surrogateescape")]
     with open_slide(slide.path, mpp=slide.mpp) as opened:
         if (first := plan.looked_at.setdefault(opened.fingerprint(), slide.path)) != slide.path:
             raise DataError(f"{slide.path}: the same slide as {first}, under another name; expected each slide once")
