@@ -111,7 +111,7 @@ def _hold_groups(groups: NDArray[np.str_], labels: NDArray[np.uint8], fraction: 
         lacking = counts[:, held].sum(1) < np.maximum(LEAST_HELD, np.round(fraction * total))
         stays = counts[:, ~held].sum(1) - counts[:, group]
         held[group] = (counts[lacking, group] > 0).any() and (2 * stays >= total).all()
-    return np.asarray(held[of]) if (counts[:, held].sum(1) > 0).all() else None
+    return np.asarray(held[of]) if (counts[:, held].sum(1) >= LEAST_HELD).all() else None
 
 
 def check_patches(
