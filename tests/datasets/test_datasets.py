@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import gc
 import hashlib
 import multiprocessing
@@ -572,6 +573,15 @@ def test_labels_other_than_0_and_1_are_refused(tmp_path: Path, row: str) -> None
     write_kaggle(tmp_path, draw(2), f"id,label\na,0\n{row}\n")
 
     assert "expected 0 or 1" in refusal(tmp_path, tmp_path / "train_labels.csv")
+
+
+def test_a_file_that_another_program_writes_is_no_damage(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [1, 0])
+    with hdf5_path(tmp_path, "x", "train").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as HDF5 does while it writes
+        with pytest.raises(DataError, match=r"_x\.h5: .*; another program has it open for writing: close that, or wait"):
+            open_patches(tmp_path)
+    assert len(open_patches(tmp_path)["train"]) == 2
 
 
 # --- pixel size

@@ -37,7 +37,7 @@ from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.manifest import deal_splits, read_manifest
 from wsi_meta.datasets.pcam import META_COLUMNS, new_hdf5, pcam_files
 from wsi_meta.datasets.sampling import sample
-from wsi_meta.errors import DataError, MissingMppError, OptionsError, OutputExistsError, OutputPathError
+from wsi_meta.errors import DataError, MissingMppError, OptionsError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.slide import open_slide
@@ -475,6 +475,14 @@ def test_a_slide_without_a_pixel_size_is_told_where_to_say_it(slides: Path, tmp_
         sample(_manifest(slides, f"{tmp_path / 'plain.png'},,train,"), tmp_path / "p", patches=10)
 
 
+def test_a_slide_that_is_too_coarse_is_told_where_to_say_otherwise(slides: Path, tmp_path: Path) -> None:
+    write_slide(tmp_path / "coarse.tif", texture(320, 320), 2.0)
+    with pytest.raises(
+        SlideReadError, match=r"too coarse; .* if the file is wrong\): 'sample' takes it from the manifest's col"
+    ):
+        sample(_manifest(slides, f"{tmp_path / 'coarse.tif'},,train,"), tmp_path / "p", patches=10)
+
+
 def test_a_slide_under_two_names_is_refused(slides: Path, tmp_path: Path) -> None:
     """In two splits it would be trained on and judged on."""
     rows = ["tumor_001.tif,tumor_001.json,train,", "tumor_002.tif,tumor_002.json,valid,", "normal_001.tif,,train,"]
@@ -498,9 +506,15 @@ def test_refusals(slides: Path, tmp_path: Path) -> None:
     assert not pcam_files(tmp_path / "p", "test")[0].exists(), "an earlier sampling's files are not mixed in"
     with pytest.raises(OutputPathError, match="a file; expected a folder"):
         sample(manifest, manifest, patches=16)
-    wrong: tuple[dict[str, Any], ...] = ({"patches": 1}, {"valid": 0.7, "test": 0.3}, {"mined": 0}, {"by": "hospital"})
+    wrong: tuple[dict[str, Any], ...] = (
+        {"patches": 1},
+        {"valid": 0.7, "test": 0.3},
+        {"mined": 0},
+        {"mined": 0.9},
+        {"by": "hospital"},
+    )
     for settings in wrong:
-        with pytest.raises(OptionsError, match=r"expected (2 or more|shares|a share|one of)"):
+        with pytest.raises(OptionsError, match=r"expected (2 or more|shares|a share|mine, too|one of)"):
             sample(manifest, tmp_path / "new", **settings)
 
 

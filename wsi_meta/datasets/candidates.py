@@ -15,7 +15,7 @@ from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations
 from wsi_meta.annotations.truth import encloses, sort_truth, tell_idle
 from wsi_meta.datasets.manifest import SourceSlide
-from wsi_meta.errors import DataError, MissingMppError
+from wsi_meta.errors import DataError, MissingMppError, SlideReadError
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.scanned_slide import is_scan_of
 from wsi_meta.heatmaps.soundness import open_sound
@@ -92,8 +92,8 @@ def find_candidates(
     """
     try:
         slide.check_resolution(preprocessing.mpp)
-    except MissingMppError as error:
-        raise MissingMppError(f"{error}: 'sample' takes it from the manifest's column mpp") from error
+    except (MissingMppError, SlideReadError) as error:  # both ask for --mpp
+        raise type(error)(f"{error}: 'sample' takes it from the manifest's column mpp") from error
     grid = PatchGrid(
         slide.width, slide.height, slide.mpp, preprocessing.mpp, preprocessing.patch_px, stride_px=preprocessing.label_px
     )

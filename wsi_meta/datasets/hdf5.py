@@ -28,6 +28,11 @@ LEAST_CACHE, MOST_CACHE = 2**20, 2**28
 """Limits of the cache of decoded chunks of an open file, in bytes. It has room for eight rows of chunks within them."""
 _ERRORS = (OSError, RuntimeError, KeyError, IndexError, ValueError, AttributeError, TypeError)
 """What h5py raises for a damaged file or a file of another kind."""
+REMEDIES = {
+    BlockingIOError: "another program has it open for writing: close that, or wait for its end",
+    PermissionError: "get the right to read it",
+}
+"""What to do about errors that are no damage."""
 
 
 class Hdf5Rows:
@@ -180,4 +185,5 @@ def _refuse_unwritten(data: Any) -> None:
 
 
 def _unreadable(path: Path, name: str, what: str, error: Exception) -> DataError:
-    return DataError(f"{path}: {what} cannot be read as PCam's '{name}' ({first_line(error)}); download it again")
+    remedy = next((told for kind, told in REMEDIES.items() if isinstance(error, kind)), "download it again")
+    return DataError(f"{path}: {what} cannot be read as PCam's '{name}' ({first_line(error)}); {remedy}")

@@ -19,7 +19,17 @@ from wsi_meta.datasets.cutting import PatchCutter
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import RECORD, PcamWriter, pcam_files
-from wsi_meta.errors import OVER_0, DataError, OutputExistsError, OutputPathError, number, require, truth, whole_number
+from wsi_meta.errors import (
+    OVER_0,
+    DataError,
+    OptionsError,
+    OutputExistsError,
+    OutputPathError,
+    number,
+    require,
+    truth,
+    whole_number,
+)
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
@@ -38,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 PATCH_PX, LABEL_PX, OTHER_SPLITS = 96, 32, 8
 """PCam's geometry, as the layout of its files has no other; validation and test each have an eighth as many patches."""
+MINED = 0.5
+"""Share of hard patches among the normal ones, unasked."""
 
 
 @dataclass
@@ -90,7 +102,7 @@ def sample(
     tumor: Sequence[str] = (),
     exclude_class: Sequence[str] = (),
     mine: str | Path | None = None,
-    mined: float = 0.5,
+    mined: float = MINED,
     model: str | Path | None = None,
     seed: int = 0,
     workers: int = 2,
@@ -114,7 +126,7 @@ def sample(
     by : ``patient`` keeps a patient's slides in one split, ``slide`` distributes slide by slide
     tumor, exclude_class : classes of outlines that are tumor, or removed from it; see :func:`wsi_meta.read_annotations`
     mine : folder of heatmaps ``<slide>.zarr``, for hard negatives: normal tissue that the scan mistook for tumor
-    mined : share of hard patches among the normal ones, where there are enough
+    mined : share of hard patches among the normal ones, where there are enough; only with `mine`
     model : model file whose card holds the mpp; None for the embedded one
     seed : of splits, places and order
     workers : number of patches that are read at the same time
@@ -137,6 +149,8 @@ def sample(
     out, workers = as_path("out", out), whole_number("workers", workers)
     patches, seed = whole_number("patches", patches, "2 or more", least=2), whole_number("seed", seed, "0 or more", least=0)
     mined = number("mined", mined, "a share over 0 up to 1", least=OVER_0, most=1)
+    if mine is None and mined != MINED:
+        raise OptionsError(f"mined {mined:g} without heatmaps; expected mine, too")
     with _claimed(out, overwrite=truth("overwrite", overwrite)) as partial:
         listed = read_manifest(manifest, tumor=tumor, exclude_class=exclude_class)
         splits = deal_splits(listed, valid=valid, test=test, by=by, seed=seed)
