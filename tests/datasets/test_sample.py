@@ -252,6 +252,15 @@ def test_a_split_of_which_no_patch_of_a_class_is_left_is_refused(slides: Path, t
     assert not list((tmp_path / "p").glob("*"))
 
 
+def test_a_split_without_a_class_is_told_before_patches_are_cut(
+    slides: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = _manifest(slides, "tumor_001.tif,tumor_001.json,train,", "normal_001.tif,,test,")
+    with pytest.raises(DataError, match=r"test: no tumor patches on its 1 slides \(normal_001\)"):
+        sample(manifest, tmp_path / "p", patches=100_000)
+    assert not caplog.messages, "those for training, of which there are fewer, would be told"
+
+
 def test_background_and_damage_are_left_out_and_counted(slides: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = texture(SIDE, SIDE, 9)
     image[:, :480] = 244

@@ -157,7 +157,9 @@ def sample(
         scans = None if mine is None else _check_scans(as_path("mine", mine), splits)
         plan = _Plan(partial, _pcam_geometry(model), mined, scans, seed, progress)
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            done = {split: _sample_split(split, slides, patches, plan, pool) for split, slides in splits.items()}
+            # before any patch is cut: a split without a class is told at once
+            sources = {split: _look_at_all(split, slides, plan) for split, slides in splits.items()}
+            done = {split: _write_split(split, found, patches, plan, pool) for split, found in sources.items()}
         with written_whole(partial / RECORD) as record:
             record.write_text(json.dumps(_record(manifest, plan, splits, done), indent=1) + "\n")
         replace_files(partial, out, _names())
@@ -176,13 +178,12 @@ def _claimed(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             yield partial
 
 
-def _sample_split(split: str, slides: Sequence[SourceSlide], patches: int, plan: _Plan, pool: Executor) -> Sampled:
-    """Find the cells of a split's slides and write its files; `patches` is the number for training."""
-    each = max(1, (patches if split == "train" else patches // OTHER_SPLITS) // 2)
+def _look_at_all(split: str, slides: Sequence[SourceSlide], plan: _Plan) -> list[_Source]:
+    """Find the cells of a split's slides; DataError where there are none of a class."""
     note(f"{split}: looking for tissue and tumor on {len(slides)} slides", enabled=plan.progress)
     sources = [_look(slide, plan) for slide in slides]
     _refuse_absent(split, sources)
-    return _write_split(split, sources, each, plan, pool)
+    return sources
 
 
 def _look(slide: SourceSlide, plan: _Plan) -> _Source:
@@ -205,12 +206,12 @@ def _refuse_absent(split: str, sources: Sequence[_Source]) -> None:
             )
 
 
-def _write_split(split: str, sources: Sequence[_Source], each: int, plan: _Plan, pool: Executor) -> Sampled:
-    """Cut a split's patches, slide after slide, and write its files.
+def _write_split(split: str, sources: Sequence[_Source], patches: int, plan: _Plan, pool: Executor) -> Sampled:
+    """Cut a split's patches, slide after slide, and write its files; `patches` is the number for training.
 
     What blank and unreadable patches leave missing is shared out again among the slides that have more, until none has.
     """
-    sampled, kinds = Sampled(), list[str]()
+    each, sampled, kinds = max(1, (patches if split == "train" else patches // OTHER_SPLITS) // 2), Sampled(), list[str]()
     candidates = [source.candidates for source in sources]
     quotas = quotas_of(candidates, each, plan.mined, Counter())
     with (
