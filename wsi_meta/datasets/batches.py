@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from wsi_meta.datasets.patches import Patches
 
 __all__ = ["batches_of", "check_workers", "read_batches"]
+
+ENDED = re.compile(r"DataLoader worker \(pid|shared memory|items of ancdata")
+"""What torch and Python say of a process that ended, or of what it was about to hand over."""
 
 
 def check_workers(workers: int) -> int:
@@ -51,7 +55,7 @@ def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
     told: WsiMetaError | None = None
     try:
         yield from _begin(loader)
-    except (DataError, RuntimeError) as error:
+    except (DataError, RuntimeError, ConnectionError, EOFError) as error:
         told = _told_by(error)
         if told is None:
             raise
@@ -76,7 +80,8 @@ def _told_by(error: Exception) -> WsiMetaError | None:
     """Return what to tell of an error from a loader; None for one of another kind than those of :func:`batches_of`."""
     if isinstance(error, DataError):
         return DataError(str(error).rsplit("DataError: ", 1)[-1].strip())
-    if not str(error).startswith("DataLoader worker (pid"):
+    cut_off = isinstance(error, ConnectionError | EOFError)  # it was about to hand over a batch
+    if str(error).startswith("Caught ") or not (cut_off or ENDED.search(str(error))):  # what it raised itself
         return None
     told = f"a process that decodes patches has ended, as where memory or /dev/shm is short ({first_line(error)})"
     return DeviceError(f"{told}; expected it to go on: take fewer workers (--workers), or 0, which decodes in this process")
