@@ -125,7 +125,7 @@ def _ask(store: Path) -> Answers:
 
 
 def _without_path(ended: Ended) -> Any:
-    return {name: value for name, value in ended.result.items() if name != "path"}
+    return {name: value for name, value in ended.result.items() if name not in ("path", "heatmap")}
 
 
 def _other_map(store: Path, whole: Path) -> str:
