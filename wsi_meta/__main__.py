@@ -13,8 +13,9 @@ def run() -> None:
     What is loaded stays until the end, so the garbage collector need not look through it: that was a fifth of the start.
     Ctrl-C while it loads ends as it does later. A result is printed whatever stdout's encoding is: what that lacks is escaped.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and (out.errors == "strict" or out.encoding.lower() != "utf-8"):
+        out.reconfigure(errors="backslashreplace")
     gc.disable()
     try:
         from wsi_meta.cli import main

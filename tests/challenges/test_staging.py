@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +89,14 @@ def test_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["stage", str(nodes), "--json"])
     unknown = dict.fromkeys(("kappa", "agreeing", "compared", "in_reference"))
     assert result_of(result.stdout) == {"stages": {"patient_007": "pN2"}} | unknown
+
+
+def test_a_table_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    nodes = _write(tmp_path / "nodes.csv", [("pätient_0" + name[10:], label) for name, label in _patient(0, "itc " * 5)])
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "wsi_meta", "stage", str(nodes), "--out", str(tmp_path / "out.csv")]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | ascii_alone)
+    assert list(read_stage_table(tmp_path / "out.csv").stages) == list(read_stage_table(nodes).nodes) == ["pätient_00"]
 
 
 def test_patients_that_kappa_leaves_out_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

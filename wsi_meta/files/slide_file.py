@@ -143,7 +143,7 @@ def files_of_slide(path: Path, *, read: bool = False) -> list[Path]:
         found = [file for file in path.with_suffix("").rglob("*") if file.is_file()]
         beside = [file for file in found if not read or file.suffix == ".dat" or file.name == "Slidat.ini"]
     elif ending in (".vms", ".vmu"):
-        named = re.findall(r"=\s*(\S.*?)\s*$", path.read_text(errors="replace"), re.MULTILINE)
+        named = re.findall(r"=\s*(\S.*?)\s*$", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
         beside = [path.with_name(name) for name in named if Path(name).name == name and path.with_name(name).is_file()]
     elif (series := dicom_series(path)) is not None:  # of any name, as OpenSlide finds them
         entries = list(path.parent.iterdir())

@@ -99,7 +99,7 @@ def curves_path(out: Path) -> Path:
 def write_history(out: Path, epochs: Sequence[Epoch]) -> Path:
     """Write ``<stem>.history.csv`` beside the model file `out` and return its path."""
     path = history_path(out)
-    with written_whole(path) as partial, partial.open("w", newline="") as file:
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
         writer.writeheader()
         writer.writerows(asdict(epoch) for epoch in epochs)
