@@ -9,7 +9,7 @@ from functools import cached_property
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.files.same_file import SameFile, WatchedFile
 
-__all__ = ["Fingerprint", "fingerprint_of"]
+__all__ = ["Fingerprint", "fingerprint_of", "may_be_one"]
 
 PARTS, PART_BYTES = 16, 1 << 14
 """So many parts of any file, from its beginning to its end, are in a fingerprint, of so many bytes each."""

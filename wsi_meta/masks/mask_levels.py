@@ -7,6 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def _agrees(image: LabelImage, level: int, seen: set[int]) -> bool:
     picking = _Picking(factor_of(image, level))
     for place in _telling_tiles(image, picking.factor):
         both = _read_both(image, level, place)
-        seen |= distinct_labels(both.fine)
+        seen |= both.labels
         if _contradicts(both):
             return False
         picking.look(both)
@@ -96,9 +97,20 @@ class _Both:
     inner: tuple[slice, slice]
     """Of `coarse`, without the pixels that are there for the sake of their neighbours."""
 
-    def blocks(self, values: NDArray[Any], reduce: np.ufunc) -> NDArray[Any]:
-        """Return what values of the first level come to in each pixel of the coarse one."""
-        return np.asarray(reduce.reduceat(reduce.reduceat(values, self.starts[0], 0), self.starts[1], 1))
+    @cached_property
+    def labels(self) -> set[int]:
+        """The values that `fine` holds."""
+        return distinct_labels(self.fine)
+
+    def blocks(self, reduce: np.ufunc) -> NDArray[Any]:
+        """Return what the values of the first level come to in each pixel of the coarse one."""
+        return np.asarray(reduce.reduceat(reduce.reduceat(self.fine, self.starts[0], 0), self.starts[1], 1))
+
+    def share_of(self, label: int) -> NDArray[Any]:
+        """Return the share of a value in each pixel of the coarse level."""
+        held = np.add.reduceat(np.add.reduceat(self.fine == label, self.starts[0], 0, np.int64), self.starts[1], 1)
+        height, width = (np.diff(starts, append=side) for starts, side in zip(self.starts, self.fine.shape, strict=True))
+        return np.asarray(held / np.outer(height, width))
 
 
 class _Picking:
@@ -117,9 +129,8 @@ class _Picking:
 
     def look(self, both: _Both) -> None:
         """Take a piece into account."""
-        size = both.blocks(np.ones(both.fine.shape, np.int64), np.add)
-        for value in distinct_labels(both.fine):
-            share = both.blocks((both.fine == value).astype(np.int64), np.add)[both.inner] / size[both.inner]
+        for value in both.labels:
+            share = both.share_of(value)[both.inner]
             found, edges = both.coarse[both.inner] == value, (share > 0) & (share < 1)
             self._edges[value] += int(edges.sum())
             self._surplus[value] += float((found - share).sum())
@@ -165,6 +176,6 @@ def _contradicts(both: _Both) -> bool:
     """
     from scipy.ndimage import maximum_filter, minimum_filter
 
-    least, most = both.blocks(both.fine, np.minimum), both.blocks(both.fine, np.maximum)
+    least, most = both.blocks(np.minimum), both.blocks(np.maximum)
     beyond = (both.coarse < minimum_filter(least, 3)) | (both.coarse > maximum_filter(most, 3))
     return bool(beyond[both.inner].any()) or not np.isin(both.coarse[both.inner], both.fine).all()
