@@ -186,7 +186,7 @@ def tumor_cells(
     annotations = sort_truth(read_drawn(truth), names, origin)
     tell_idle(annotations, [outline for outline in annotations.tumor if not encloses(outline)])
     _check_extent(truth, annotations, grid)
-    cells = _touched(annotations, grid)
+    cells, _ = _touched_and_covered(annotations, grid)
     if annotations.tumor and not cells.any():
         told = f"no outline of tumor holds a pixel of the slide, {grid.width} x {grid.height} px"
         raise DataError(
@@ -195,15 +195,16 @@ def tumor_cells(
     return cells
 
 
-def _touched(annotations: Annotations, grid: PatchGrid, *, wholly: bool = False) -> NDArray[np.bool_]:
-    """Tell which cells contain a pixel of tumor, at the model's mpp, or nothing else."""
-    downsample, reduce = float(exact_ratio(grid.mpp, grid.slide_mpp)), np.all if wholly else np.any
-    cells = np.zeros(grid.shape, bool)
+def _touched_and_covered(annotations: Annotations, grid: PatchGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Tell which cells contain a pixel of tumor, at the model's mpp, and which contain nothing else."""
+    downsample = float(exact_ratio(grid.mpp, grid.slide_mpp))
+    touched, covered = np.zeros((2, *grid.shape), bool)
     for block in grid.blocks():
         shape = (block.rows * grid.stride_px, block.cols * grid.stride_px)
         mask = annotations.mask(shape, downsample, corner=(block.col * grid.stride_px, block.row * grid.stride_px))
-        cells[block.cells] = reduce(mask.reshape(block.rows, grid.stride_px, block.cols, grid.stride_px), (1, 3))
-    return cells
+        of_cells = mask.reshape(block.rows, grid.stride_px, block.cols, grid.stride_px)
+        touched[block.cells], covered[block.cells] = of_cells.any((1, 3)), of_cells.all((1, 3))
+    return touched, covered
 
 
 def _corrected(store: Path, slide: Slide, grid: PatchGrid) -> tuple[NDArray[np.bool_], ...] | None:
@@ -215,7 +216,8 @@ def _corrected(store: Path, slide: Slide, grid: PatchGrid) -> tuple[NDArray[np.b
     scanned = heatmap.record.identity.slide if is_scan_of(heatmap, slide) else None
     corrected = read_corrected(path, lambda told: told == scanned or slide.has_fingerprint(told), slide.bounds.corner)
     tell_idle(corrected.missed, [outline for outline in corrected.missed.tumor if not encloses(outline)])
-    return _touched(corrected.missed, grid), _touched(corrected.false, grid), _touched(corrected.false, grid, wholly=True)
+    missed, _ = _touched_and_covered(corrected.missed, grid)
+    return missed, *_touched_and_covered(corrected.false, grid)
 
 
 def _whole_patches(grid: PatchGrid) -> NDArray[np.bool_]:
