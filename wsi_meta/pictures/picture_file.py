@@ -56,7 +56,7 @@ def write_figure(figure: Any, out: Path) -> None:
             options = {"pil_kwargs": SAVED_BY[ending]} if ending in SAVED_BY else {}
             written = io.BytesIO()  # written to a file, PDF of matplotlib would not say why that failed
             figure.savefig(written, format=ending, **options)
-            partial.write_bytes(written.getbuffer())
+            partial.write_bytes(written.getvalue())
 
 
 def _write_svg(figure: Any, file: Path, *, compressed: bool) -> None:

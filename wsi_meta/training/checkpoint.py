@@ -104,7 +104,7 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     with _checksums.holding(True, lambda: [Setting(get_crc32_options, set_crc32_options, True)]):
         save({"wsi_meta_checkpoint": 1} | vars(checkpoint), content)
     with written_whole(checkpoint_path(out)) as partial:
-        partial.write_bytes(content.getbuffer())
+        partial.write_bytes(content.getvalue())
 
 
 def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
