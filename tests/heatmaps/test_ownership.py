@@ -118,7 +118,16 @@ def test_a_holder_elsewhere_is_named_and_stays(tmp_path: Path, place: dict[str, 
 NOBODY = json.dumps(asdict(Holder.here()) | {"pid": "7"}).encode()
 
 
-@pytest.mark.parametrize("content", [b"", bytes(80), SIGNED, SIGNED + b'{"host": "a', SIGNED + NOBODY])
+CUT = {
+    "empty": b"",
+    "zeros": bytes(80),
+    "no holder": SIGNED,
+    "half a holder": SIGNED + b'{"host": "a',
+    "no such holder": SIGNED + NOBODY,
+}
+
+
+@pytest.mark.parametrize("content", CUT.values(), ids=CUT)
 def test_a_lock_cut_by_a_loss_of_power_is_replaced(tmp_path: Path, content: bytes) -> None:
     lock_path(tmp_path / "h.zarr").write_bytes(content)
     with locked(tmp_path / "h.zarr"):
