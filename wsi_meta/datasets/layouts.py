@@ -183,8 +183,8 @@ def _read_slides(path: Path, labels: NDArray[np.uint8]) -> NDArray[np.str_] | No
             f"('{table[row][0]}', y has {labels[row]}); expected the same labels; download both again"
         )
     slides = np.array([slide for _, slide in table], np.str_)
-    if not slides.astype(bool).all():
-        raise DataError(f"{path}: no wsi in row {int(np.argmin(slides.astype(bool)))}; expected a slide's name in every row")
+    if (unnamed := np.flatnonzero(slides == "")).size:
+        raise DataError(f"{path}: no wsi in row {unnamed[0]}; expected a slide's name in every row")
     return slides
 
 
