@@ -78,6 +78,33 @@ def test_another_file_is_left_alone(heatmap: Heatmap, content: str) -> None:
     assert corrections_path(heatmap).read_text() == content
 
 
+@pytest.mark.parametrize("place", ["note", "class", "feature", "file"])
+def test_what_someone_added_by_hand_is_not_lost(heatmap: Heatmap, place: str) -> None:
+    """A page knows only what it writes itself: what else stands in the file would be gone after the next click."""
+    saved = write_corrections(heatmap, given(heatmap, MISSED, FALSE))
+    content = json.loads(corrections_path(heatmap).read_text())
+    first = content["features"][0]
+    if place == "class":
+        first["properties"]["classification"] = {"name": "Normal"}
+    else:
+        {"note": first["properties"], "feature": first, "file": content}[place]["note"] = "reviewed by both of us"
+    corrections_path(heatmap).write_text(json.dumps(content))
+    assert "edited elsewhere" in str(read_corrections(heatmap).problem)
+    with pytest.raises(OutputExistsError, match="move it away"):
+        write_corrections(heatmap, given(heatmap, MISSED, revision=saved.revision))
+    assert json.loads(corrections_path(heatmap).read_text()) == content
+
+
+def test_an_outline_moved_by_hand_is_taken(heatmap: Heatmap) -> None:
+    write_corrections(heatmap, given(heatmap, MISSED))
+    content = json.loads(corrections_path(heatmap).read_text())
+    content["features"][0]["geometry"]["coordinates"][0][0][1] = [261, 70]
+    del content["features"][0]["id"]
+    corrections_path(heatmap).write_text(json.dumps(content, indent=2))
+    (moved,) = read_corrections(heatmap).found
+    assert moved.polygons[0][0][2:4] == (301, 100)
+
+
 def test_corrections_of_another_slide_are_left_alone(heatmap: Heatmap, tmp_path: Path) -> None:
     write_corrections(heatmap, given(heatmap, MISSED))
     other = write_store(tmp_path / "heat.zarr", heatmap.probability, slide="f" * 64)

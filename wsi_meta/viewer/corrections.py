@@ -100,7 +100,9 @@ def read_corrections(heatmap: Heatmap) -> Corrections:
         content = _content(path)
         return Corrections() if content is None else _parse(content, heatmap)
     except (OSError, LookupError, TypeError, ValueError, RecursionError):
-        return Corrections(problem=f"{path.name}: not a file of corrections of this slide; it is left alone")
+        return Corrections(
+            problem=f"{path.name}: not corrections of this slide as this page saves them, or edited elsewhere; it is left alone"
+        )
 
 
 def write_corrections(heatmap: Heatmap, given: Corrections) -> Corrections:
@@ -143,11 +145,17 @@ def _parse(content: bytes, heatmap: Heatmap) -> Corrections:
     """Return the corrections of a file of ours; ValueError, LookupError or TypeError where it is another one."""
     parts = json.loads(content)
     facts = parts[FRAME]
+    if set(parts) != set(collection([], None)):
+        raise ValueError("more than is written here, which would be lost")
     if facts["corrections"] != 1 or not may_be_one(facts["slide"], heatmap.record.identity.slide):
         raise ValueError("of another version or slide")
     x, y = (facts["origin_x"], facts["origin_y"]) if facts["frame"] == "qupath" else (0, 0)
     found = []
     for one in parts["features"]:
+        if not set(one) <= set(feature("", [], {}, "")) or one["properties"] != _properties(
+            one["properties"][FRAME]["correction"]
+        ):
+            raise ValueError("words of someone else, which would be lost when it is written again")
         rings = [[_flat(ring, x, y) for ring in polygon] for polygon in one["geometry"]["coordinates"]]
         found.append({"kind": one["properties"][FRAME]["correction"], "polygons": rings})
     return Corrections.from_dict({"corrections": found, "revision": _revision(content)}, heatmap.grid)
@@ -161,15 +169,14 @@ def _written(heatmap: Heatmap, given: Corrections) -> str:
 
 
 def _feature(one: Correction, origin: tuple[int, int]) -> dict[str, Any]:
-    name, classification = CLASSES[one.kind]
     polygons = [[_counted_from(ring, *origin) for ring in polygon] for polygon in one.polygons]
-    properties = {
-        "objectType": "annotation",
-        "name": name,
-        "classification": classification,
-        FRAME: {"correction": one.kind},
-    }
-    return feature("MultiPolygon", polygons, properties, str(uuid5(NAMESPACE, json.dumps([one.kind, one.polygons]))))
+    identity = str(uuid5(NAMESPACE, json.dumps([one.kind, one.polygons])))
+    return feature("MultiPolygon", polygons, _properties(one.kind), identity)
+
+
+def _properties(kind: str) -> dict[str, Any]:
+    name, classification = CLASSES[kind]
+    return {"objectType": "annotation", "name": name, "classification": classification, FRAME: {"correction": kind}}
 
 
 def _correction(one: Any, grid: PatchGrid) -> Correction:
