@@ -19,7 +19,14 @@ from wsi_meta.exchange.importing import check_import
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import temporary_store
 from wsi_meta.outputs.checks import check_folder, check_output, refuse_one_name
-from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, write_together, written_whole
+from wsi_meta.outputs.writing import (
+    filled_folder,
+    finish_replacing,
+    replace_files,
+    write_together,
+    written_folder,
+    written_whole,
+)
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.training.history import check_training
 from wsi_meta.training.recipe import TrainOptions
@@ -254,6 +261,30 @@ def test_a_folder_is_filled_beside_its_place_and_goes(tmp_path: Path) -> None:
         raise full
     with pytest.raises(SlideReadError, match="damaged"), filled_folder(tmp_path / "out"):
         raise SlideReadError("damaged")
+
+
+def test_a_folder_may_be_a_link_or_the_one_that_a_command_runs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link may lead to another disk, and to what is not there yet; . has no name."""
+    (tmp_path / "disk" / "there").mkdir(parents=True)
+    for link, target in (("new", "disk/new"), ("old", "disk/there"), ("away", "nowhere/new")):
+        (tmp_path / link).symlink_to(target)
+    monkeypatch.chdir(tmp_path / "disk" / "there")
+    for folder in (tmp_path / "new", tmp_path / "old", Path()):
+        check_folder(folder)
+        with filled_folder(folder) as made:
+            assert made.parent == tmp_path / "disk"
+            (made / "file").write_text("x")
+            replace_files(made, folder, ["file"])
+        finish_replacing(folder, ["file"])
+        write_together(folder, {"other": b"y"})
+        assert sorted(path.name for path in folder.iterdir()) == ["file", "other"]
+        shutil.rmtree(tmp_path / "disk" / "new")
+        (tmp_path / "disk" / "new").mkdir()
+    with written_folder(tmp_path / "new"):
+        pass
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["new", "there"]
+    with pytest.raises(OutputPathError, match=r"away: there is no folder .*nowhere; make it first"):
+        check_folder(tmp_path / "away")
 
 
 def test_files_of_one_output_are_all_written_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

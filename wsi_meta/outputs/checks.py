@@ -29,7 +29,7 @@ def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Pa
     check_name(path)
     if path.is_symlink() and not path.exists():
         raise OutputPathError(f"{path}: a link to {path.readlink()}, which is not there; remove it, or choose another name")
-    check_folder(real_path(path) if path.is_symlink() else path)
+    check_folder(path)
     if path.is_dir():
         raise OutputPathError(f"{path}: a directory; expected the name of a file to write")
     if path.exists() and not path.is_file():
@@ -42,13 +42,17 @@ def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Pa
 
 
 def check_folder(path: Path, *, temporary: bool = True) -> None:
-    """Make sure that `path`'s folder takes files, and its `temporary` names, outside of stores; OutputPathError if not."""
+    """Make sure that `path`'s folder takes files, and its `temporary` names, outside of stores; OutputPathError if not.
+
+    The folder of a link is that of what the link leads to.
+    """
     check_name(path)
-    folder = path.absolute().parent
+    place = real_path(path) if path.is_symlink() else path
+    if place.is_symlink():  # to itself
+        raise OutputPathError(f"{path}: a link to {path.readlink()}, which leads nowhere; remove it, or choose another place")
+    folder = place.absolute().parent
     if not folder.is_dir():
         raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another place")
-    if real_path(path).is_symlink():  # to itself
-        raise OutputPathError(f"{path}: a link to {path.readlink()}, which leads nowhere; remove it, or choose another place")
     refuse_inside_store(path)
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -58,7 +62,7 @@ def check_folder(path: Path, *, temporary: bool = True) -> None:
             f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another place"
         ) from error
     if temporary:
-        check_name(path, temporary=True)
+        check_name(place, temporary=True)
 
 
 def check_name(path: Path, *, temporary: bool = False) -> None:

@@ -75,8 +75,8 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     """
     with ExitStack() as stack:
         if not folder.exists():
-            _make(folder)
-            stack.callback(remove_empty, folder)
+            _make(real_path(folder))
+            stack.callback(remove_empty, real_path(folder))
         for name, content in contents.items():
             partial = stack.enter_context(written_whole(folder / name))
             partial.write_bytes(content)
@@ -98,18 +98,19 @@ def remove_empty(folder: Path) -> None:
 
 @contextmanager
 def filled_folder(out: Path) -> Iterator[Path]:
-    """Yield a new, hidden folder beside `out` to fill, whose files are then moved; it goes in the end.
+    """Yield a new, hidden folder to fill, beside `out` or what that links to; its files are then moved, and it goes in the end.
 
-    Those that killed processes left beside `out` go first.
+    Those that killed processes left there go first.
 
     Raises
     ------
     OutputPathError
         when something in it cannot be written.
     """
-    made = out.absolute().with_name(f".{out.name}.{unique_name()}.partial")
+    place = real_path(out)  # . has no name
+    made = place.with_name(f".{place.name}.{unique_name()}.partial")
     try:
-        remove_leftovers(out, older_s=ABANDONED_S)
+        remove_leftovers(place, older_s=ABANDONED_S)
         made.mkdir()
         yield made
     except WsiMetaError:
@@ -135,8 +136,8 @@ def written_folder(folder: Path) -> Iterator[Path]:
     """
     with filled_folder(folder) as made:
         yield made
-        made.rename(folder)
-        flush(folder.parent)
+        made.rename(real_path(folder))
+        flush(made.parent)
 
 
 def replace_files(made: Path, folder: Path, names: Sequence[str]) -> None:
@@ -155,6 +156,7 @@ def replace_files(made: Path, folder: Path, names: Sequence[str]) -> None:
     OutputPathError
         when a file cannot be moved; the older ones stand again.
     """
+    folder = real_path(folder)
     folder.mkdir(exist_ok=True)
     leaving = folder.with_name(f".{folder.name}.{unique_name()}.leaving")
     for name in names:
@@ -173,8 +175,9 @@ def replace_files(made: Path, folder: Path, names: Sequence[str]) -> None:
 
 def finish_replacing(folder: Path, names: Sequence[str]) -> None:
     """Put in order what a killed :func:`replace_files` left of `names`: older files stand again unless all new ones do."""
+    folder = real_path(folder)
     ours = re.compile(re.escape(f".{folder.name}.") + UNIQUE + r"\.(leaving|old)")
-    for aside in [entry for entry in folder.absolute().parent.iterdir() if ours.fullmatch(entry.name) and entry.is_dir()]:
+    for aside in [entry for entry in folder.parent.iterdir() if ours.fullmatch(entry.name) and entry.is_dir()]:
         if aside.suffix == ".old" and (folder / names[-1]).exists():
             _remove_all(aside, names)
         else:
