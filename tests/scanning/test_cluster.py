@@ -218,9 +218,15 @@ def test_a_cluster_is_reached_by_address_or_file_and_stays(client: Client, model
 
 
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    for name, content in (("cut", '{"addr'), ("number", "3"), ("without", "{}")):
+        (tmp_path / name).write_text(content)
     for where, told in (
         ("tcp://127.0.0.1:9", "no answer from a dask scheduler within 0.2 s"),
         (tmp_path / "f", "no such file"),
+        (tmp_path / "cut", "no file of a dask scheduler"),
+        (tmp_path, "no file of a dask scheduler"),
+        (tmp_path / "number", "says no address of a dask scheduler; expected what 'dask scheduler"),
+        (tmp_path / "without", "says no address of a dask scheduler"),
     ):
         with pytest.raises(DeviceError, match=told), reached(where, answer_s=0.2):
             pass

@@ -16,7 +16,7 @@ from distributed import Client
 
 from wsi_meta.errors import DeviceError
 from wsi_meta.versions import library_versions
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, from_json
 
 __all__ = ["look_at_cluster", "reached"]
 
@@ -47,8 +47,8 @@ def reached(scheduler: str | Path, *, answer_s: float = ANSWER_S, join_s: float 
         when it does not answer, or has no worker.
     """
     where: dict[str, Any] = {"address": scheduler} if isinstance(scheduler, str) else {"scheduler_file": str(scheduler)}
-    if isinstance(scheduler, Path) and not scheduler.is_file():
-        raise DeviceError(f"{scheduler}: no such file; expected what 'dask scheduler --scheduler-file' wrote; start that first")
+    if isinstance(scheduler, Path):
+        _check_file(scheduler)
     try:
         client = _connect(where, answer_s)
     except (OSError, ValueError, LookupError) as error:
@@ -65,6 +65,19 @@ def reached(scheduler: str | Path, *, answer_s: float = ANSWER_S, join_s: float 
         except TimeoutError as error:
             raise DeviceError(f"{scheduler}: no worker has joined in {join_s:g} s; start some: dask worker ADDRESS") from error
         yield client
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a file that says no scheduler's address; DeviceError if so."""
+    expected = "expected what 'dask scheduler --scheduler-file' wrote"
+    try:
+        said = from_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DeviceError(f"{path}: no such file; {expected}; start that first") from error
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"{path}: no file of a dask scheduler ({first_line(error)}); {expected}") from error
+    if not (isinstance(said, dict) and isinstance(said.get("address"), str)):
+        raise DeviceError(f"{path}: says no address of a dask scheduler; {expected}")
 
 
 def _connect(where: dict[str, Any], answer_s: float) -> Client:
