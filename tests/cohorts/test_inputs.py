@@ -299,6 +299,8 @@ class TestManifest:
             ("slide\n*.tif\n", "line 2: '*.tif' is a folder or a pattern; expected one slide"),
             ("slide\n", "no slides in it"),
             ("", "columns none; expected 'slide'"),
+            ("[" * 100_000, f"columns ['{'[' * 59}...]; expected 'slide'"),
+            ("a,b,c,d,e,f,g\n", "columns ['a', 'b', 'c', 'd', 'e' and 2 more]; expected 'slide'"),
         ],
     )
     def test_what_is_wrong_is_one_line_with_its_number(self, text: str, told: str) -> None:

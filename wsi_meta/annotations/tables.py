@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
-from wsi_meta.errors import DataError, SlideReadError
+from wsi_meta.errors import DataError, SlideReadError, shown
 from wsi_meta.files.address import Address, SlidePath, name_in, slide_path
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, some_of
 
 __all__ = [
     "LABELS",
@@ -145,7 +145,9 @@ def read_table(
         separator, header = _split_header(lines[before] if lines else "", columns)
         names = [name.strip().lower() for name in header]
         if not set(columns) <= set(names):
-            raise DataError(f"{path}: columns {header or 'none'}; expected {wanted}")
+            raise DataError(
+                f"{path}: columns {f'[{some_of([shown(name) for name in header])}]' if header else 'none'}; expected {wanted}"
+            )
         if double := [name for name in known if names.count(name) > 1]:
             raise DataError(f"{path}: column '{double[0]}' twice; expected it once")
         if strict and (strange := [name for name in names if name and name not in known]):
