@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_meta.errors import DataError
-from wsi_meta.words import duration, first_line, format_probability, format_threshold, one_line, printable, some_of
+from wsi_meta.words import (
+    duration,
+    first_line,
+    format_probability,
+    format_threshold,
+    from_json,
+    one_line,
+    printable,
+    some_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +60,14 @@ def test_the_lines_of_another_error_are_joined() -> None:
     assert one_line(RuntimeError("one\n  two \x1b[1m")) == r"one two \x1b[1m"
     assert first_line(RuntimeError("one\ntwo")) == "one two"
     assert first_line(MemoryError()) == "MemoryError"
+
+
+def test_json_that_cannot_be_read_is_one_kind_of_error_and_all_is_read_so() -> None:
+    for text in ("{", b"\xff", "[" * 100_000):
+        with pytest.raises(ValueError):  # noqa: PT011  (whatever json says of it)
+            from_json(text)
+    sources = {path.name: path.read_text() for path in (Path(__file__).parents[1] / "wsi_meta").rglob("*.py")}
+    assert [name for name, text in sources.items() if re.search(r"\bjson\.loads?\(", text)] == ["words.py"]
 
 
 @pytest.mark.parametrize(("names", "told"), [("", ""), ("abcde", "a, b, c, d, e"), ("abcdefg", "a, b, c, d, e and 2 more")])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 from wsi_meta.errors import WsiMetaError
 
@@ -14,6 +16,7 @@ __all__ = [
     "format_probability",
     "format_score",
     "format_threshold",
+    "from_json",
     "is_text",
     "one_line",
     "out_of_memory",
@@ -53,6 +56,14 @@ def one_line(error: BaseException) -> str:
     errors are joined.
     """
     return printable(str(error) if isinstance(error, WsiMetaError) else " ".join(str(error).split()))
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return what a text in JSON says; ValueError where it says nothing, also because it is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def out_of_memory(error: BaseException) -> str | None:

@@ -150,7 +150,9 @@ def test_the_labels_are_never_replaced(scans: Path, labels: Path, tmp_path: Path
     assert table.read_bytes() == labels.read_bytes()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "other"}', '{"format": "wsi-meta slide score 1"}', "broken"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": "other"}', '{"format": "wsi-meta slide score 1"}', "broken", "[" * 100_000]
+)
 def test_files_that_are_no_score_model(scans: Path, tmp_path: Path, content: str) -> None:
     path = tmp_path / "score.json"
     path.write_text(content)

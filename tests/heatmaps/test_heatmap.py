@@ -21,6 +21,7 @@ from stores import make_record, write_block, write_store
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.exports.export import export
 from wsi_meta.heatmaps.lesions import find_lesions
+from wsi_meta.heatmaps.ownership import is_torn_store
 from wsi_meta.heatmaps.pyramid import halve
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -363,12 +364,22 @@ def test_what_is_no_heatmap(tmp_path: Path) -> None:
     content = json.loads(text)
     content["attributes"]["wsi_meta"]["format_version"] = 99
     (tmp_path / "newer.zarr" / "zarr.json").write_text(json.dumps(content))
+    _create(tmp_path / "torn.zarr")
+    group = '{"zarr_format": 3, "node_type": "group", "attributes": {}, "of_a_later_version": {}}'
+    for name, text in {"array": "3", "deep": "[" * 100_000, "unknown": group, "torn": "3"}.items():
+        (tmp_path / f"{name}.zarr").mkdir(exist_ok=True)
+        (tmp_path / f"{name}.zarr" / "zarr.json").write_text(text)
+    assert [path.stem for path in sorted(tmp_path.iterdir()) if is_torn_store(path)] == ["torn"]
     for name, found in [
         ("missing", "no such store"),
         ("file", "not a folder"),
         ("folder", "a folder without heatmaps"),
         ("other.zarr", "not from wsi-meta"),
         ("newer.zarr", "newer than 1; update"),
+        ("array.zarr", r"not a heatmap store \(AttributeError\)"),
+        ("deep.zarr", r"not a heatmap store \(RecursionError\)"),
+        ("unknown.zarr", r"not a heatmap store \(TypeError\)"),
+        ("torn.zarr", "its record, zarr.json, is missing, empty or cut; copy it again, or scan it again with --overwrite"),
     ]:
         with pytest.raises(HeatmapError, match=found) as caught:
             Heatmap.open(tmp_path / name)

@@ -7,7 +7,6 @@ library's ElementTree: expat fetches no external entities, and since version 2.4
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
@@ -22,7 +21,7 @@ import numpy as np
 from wsi_meta.annotations.class_names import class_of
 from wsi_meta.annotations.imagescope import read_layers
 from wsi_meta.errors import DataError
-from wsi_meta.words import counted, first_line
+from wsi_meta.words import counted, first_line, from_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -204,7 +203,7 @@ def _chain(group: str, within: dict[str, str]) -> tuple[str, ...]:
 
 
 def _read_json(path: Path) -> Content:
-    content = json.loads(path.read_bytes())  # of bytes json tells the encoding: UTF-8, 16 or 32
+    content = from_json(path.read_bytes())  # of bytes json tells the encoding: UTF-8, 16 or 32
     others = Counter[str]()
     if isinstance(content, dict) and {"positive", "negative"} & set(content):
         lists = [(group == "positive", part) for group in ("positive", "negative") for part in content.get(group, [])]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from wsi_meta.heatmaps.store import Heatmap
 
     Map = NDArray[np.floating[Any]]
+from wsi_meta.words import from_json
 
 __all__ = ["READERS", "lesion_cells", "placed", "read_back", "read_outlines"]
 
@@ -82,7 +82,7 @@ def read_outlines(heatmap: Heatmap, path: Path) -> Map:
 
 
 def _detections(heatmap: Heatmap, path: Path) -> Map:
-    features = json.loads(path.read_text(encoding="utf-8"))["features"]
+    features = from_json(path.read_text(encoding="utf-8"))["features"]
     corners = [np.min(feature["geometry"]["coordinates"][0], axis=0) + 0.5 for feature in features]
     values = [feature["properties"]["measurements"]["Probability"] for feature in features]
     return placed(heatmap, corners, values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -17,7 +16,7 @@ from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.outputs.paths import cannot_be_written
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.slides.pixel_size import COARSEST_MPP, FINEST_MPP
-from wsi_meta.words import first_line, printable
+from wsi_meta.words import first_line, from_json, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,10 +73,10 @@ def sampled_mpp(x_path: Path, stored: object) -> float | None:
     if not (path := x_path.with_name(RECORD)).is_file():
         return None
     try:
-        mpp: float | None = json.loads(path.read_bytes()).get("mpp")
+        mpp: float | None = from_json(path.read_bytes()).get("mpp")
         if mpp is not None and not (type(mpp) in (int, float) and FINEST_MPP <= mpp <= COARSEST_MPP):
             raise ValueError(f"mpp {mpp!r}")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path}: cannot be read as the record of a sampling ({first_line(error)}); expected the mpp of its patches, "
             "micrometres per pixel; sample again"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, from_json
 
 __all__ = ["ZooConfig", "read_zoo_config"]
 
@@ -53,12 +52,12 @@ def read_zoo_config(path: Path) -> ZooConfig:
         when it is missing, no JSON, or lacks what a model's input is known by.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = from_json(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ModelFileError(
             f"{path}: no such file; expected the zoo's config.json beside the TorchScript, or --config FILE"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ModelFileError(f"{path}: no JSON ({first_line(error)}); expected the zoo's config.json") from error
     try:
         return _parse(content)

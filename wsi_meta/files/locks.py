@@ -20,6 +20,7 @@ from pathlib import Path
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.outputs.paths import NO_ROOM, UNIQUE, cannot_be_written, real_path, unique_name
 from wsi_meta.outputs.writing import ABANDONED_S, remove_leftovers
+from wsi_meta.words import from_json
 
 __all__ = ["SIGNED", "Holder", "lock_path", "locked", "own_file", "own_folder"]
 
@@ -175,7 +176,7 @@ def _remove_abandoned(parent: Path, kind: str) -> None:
             if time.time() - folder.stat().st_mtime >= ABANDONED_S:
                 folder.rmdir()  # its process was killed before the mark was in it
         with suppress(OSError, ValueError, TypeError):
-            if Holder(**json.loads((folder / MARK).read_bytes())).is_dead:
+            if Holder(**from_json((folder / MARK).read_bytes())).is_dead:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -242,7 +243,7 @@ def _read(lock: Path) -> Holder | str | None:
         return ""  # so it is after a loss of power, too
     try:
         if text.startswith(SIGNED):
-            return Holder(**json.loads(text.removeprefix(SIGNED)))
+            return Holder(**from_json(text.removeprefix(SIGNED)))
     except (ValueError, TypeError):
         pass  # cut
     return "" if text.startswith(SIGNED) else "it is not wsi-meta's"

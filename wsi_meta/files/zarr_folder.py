@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from wsi_meta.words import from_json
 
 __all__ = ["is_zarr", "is_zarr_image", "kind_of_zarr"]
 
@@ -34,8 +35,8 @@ def kind_of_zarr(attributes: dict[str, Any]) -> str:
 def _attributes(folder: Path) -> dict[str, Any]:
     for name in METADATA[:2]:
         try:
-            said = json.loads((folder / name).read_text())
-        except (OSError, ValueError, RecursionError):
+            said = from_json((folder / name).read_text())
+        except (OSError, ValueError):
             continue
         if isinstance(said, dict):
             inner = said.get("attributes", {}) if name == "zarr.json" else said

@@ -7,7 +7,6 @@ slide) and ``.gone`` (one that is being removed).
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.kept_files import is_heatmap, is_store
 from wsi_meta.outputs.paths import UNIQUE, cannot_be_written, real_path, unique_name
 from wsi_meta.outputs.writing import flush
-from wsi_meta.words import some_of
+from wsi_meta.words import from_json, some_of
 
 if TYPE_CHECKING:
     import zarr
@@ -92,12 +91,12 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
 def is_torn_store(path: Path) -> bool:
     """Tell whether a folder is a store but for its record, which is missing, empty or cut: all in it is what a scan writes."""
     try:
-        json.loads((path / "zarr.json").read_bytes())
+        whole = isinstance(from_json((path / "zarr.json").read_bytes()), dict)
     except (ValueError, FileNotFoundError):
-        return is_heatmap(path) and foreign_part(path) is None
+        whole = False
     except OSError:
-        pass
-    return False
+        return False
+    return not whole and is_heatmap(path) and foreign_part(path) is None
 
 
 def stores_in(folder: Path, *, warn: bool = False) -> list[Path]:
@@ -231,7 +230,16 @@ def open_group(path: Path) -> zarr.Group:
         raise HeatmapError(f"{path}: {found}; expected a heatmap from 'wsi-meta scan'")
     try:
         group = zarr.open_group(path.absolute(), mode="r+", zarr_format=3)
-    except (BaseZarrError, OSError, ValueError, KeyError) as error:
+    except (
+        BaseZarrError,
+        OSError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         if isinstance(error, OSError) and not isinstance(error, (BaseZarrError, *NOTHING_THERE)):
             raise  # the disk's or the network's error: it may be a store
         if inside := stores_in(path):

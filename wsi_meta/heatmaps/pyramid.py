@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.words import from_json
 
 __all__ = [
     "LEVEL_CHUNK",
@@ -132,7 +133,7 @@ def rewrite_attributes(path: Path, attributes: dict[str, Any]) -> None:
         when they cannot be written, for example to a full disk.
     """
     mark = path / "zarr.json"
-    content = json.loads(mark.read_bytes())
+    content = from_json(mark.read_bytes())
     content["attributes"] |= attributes
     with written_whole(mark) as partial:
         partial.write_text(json.dumps(content))
@@ -223,7 +224,7 @@ def _write_files(folder: Path, files: dict[str, bytes]) -> None:
 def _other_labels(store: Path) -> list[str]:
     """Return the names of label images that somebody else put into a store; they stay listed."""
     with suppress(OSError, ValueError, LookupError, TypeError):
-        listed = json.loads((store / "labels" / "zarr.json").read_bytes())["attributes"]["ome"]["labels"]
+        listed = from_json((store / "labels" / "zarr.json").read_bytes())["attributes"]["ome"]["labels"]
         if isinstance(listed, list):
             return [name for name in listed if isinstance(name, str) and name not in LABELS]
     return []

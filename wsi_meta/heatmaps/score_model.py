@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.quality.verdict import Verdict
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, from_json
 
 __all__ = [
     "FEATURES",
@@ -197,7 +196,7 @@ def load_score_model(path: str | Path) -> ScoreModel:
     """Read a file from :func:`wsi_meta.fit_score`; DataError when it is not one."""
     path = as_path("score model", path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = from_json(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise ValueError("another format")
         model = ScoreModel(**content)

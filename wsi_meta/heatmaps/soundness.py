@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_meta.tiling.grid import Block
+from wsi_meta.words import from_json
 
 __all__ = ["clear_damage", "damaged_blocks", "open_sound", "stale_labels", "stale_levels"]
 
@@ -201,7 +201,7 @@ def _is_as_written(store: Path, name: str, expected: NDArray[Any]) -> bool:
     """Tell, quickly, whether an array's files are those that are written of these values; where not, zarr may still agree."""
     files = array_files(name, expected)
     try:
-        groups = [json.loads((store / group / "zarr.json").read_bytes()) for group in PurePosixPath(name).parents]
+        groups = [from_json((store / group / "zarr.json").read_bytes()) for group in PurePosixPath(name).parents]
         same = all((store / name / file).read_bytes() == content for file, content in files.items())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False

@@ -14,7 +14,7 @@ import numpy as np
 from wsi_meta.errors import ModelFileError, is_truth, number
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights_file import read_metadata
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, from_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -158,7 +158,7 @@ class ModelCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain JSON values, also of numpy's numbers; OptionsError for what is no number, such as a set."""
-        fields: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
+        fields: dict[str, Any] = from_json(json.dumps(asdict(self), default=_plain))
         return fields
 
     @classmethod
@@ -214,9 +214,9 @@ def read_card(path: str | Path) -> ModelCard:
             "(bare weights can go to 'train --init')"
         )
     try:
-        fields = json.loads(stored)
+        fields = from_json(stored)
         version = int(fields["format_version"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ModelFileError(f"{path}: its card cannot be read ({first_line(error)}); train or download it again") from error
     if version > FORMAT_VERSION:
         raise ModelFileError(

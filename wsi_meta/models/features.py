@@ -10,7 +10,6 @@ have (docs/benchmarks.md).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +18,7 @@ import numpy as np
 
 from wsi_meta.errors import DataError, ModelFileError
 from wsi_meta.models.weights_file import read_metadata
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, from_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,10 +131,10 @@ def read_features(path: str | Path) -> FeatureStatistics | None:
     if stored is None:
         return None
     try:
-        parts = json.loads(stored)
+        parts = from_json(stored)
         found = FeatureStatistics.from_dict(parts)  # of any stage: damage is told
         return found if parts.get("stage") == STAGE else None  # version 0.1.0 named none
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         told = f"its feature statistics are wrong ({first_line(error)}); calibrate it again, or download it again"
         raise ModelFileError(f"{path}: {told}") from error
 

@@ -14,7 +14,7 @@ import numpy as np
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.card import CARD_KEY, read_card
 from wsi_meta.models.weights_file import holds_pickle, read_metadata
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, from_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +81,7 @@ class KnownPatches:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what :meth:`to_json` returned; ValueError, TypeError or AttributeError for anything else."""
-        parts = {part: b64decode(marks, validate=True) for part, marks in json.loads(text).items()}
+        parts = {part: b64decode(marks, validate=True) for part, marks in from_json(text).items()}
         return cls({part: np.frombuffer(marks, ">u8").astype(np.uint64) for part, marks in parts.items()})
 
 
@@ -98,7 +98,7 @@ def read_known_patches(path: str | Path) -> KnownPatches | None:
         return None
     try:
         return KnownPatches.from_json(stored)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         told = f"its list of patches is wrong ({first_line(error)}); train or download it again"
         raise ModelFileError(f"{path}: {told}") from error
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, from_json
 
 __all__ = [
     "CODE",
@@ -111,7 +111,7 @@ def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
     """
     header, weights = _parts(content)
     metadata = {**metadata, WEIGHTS_KEY: hashlib.sha256(weights).hexdigest()}
-    text = json.dumps({"__metadata__": metadata} | json.loads(header)).encode()
+    text = json.dumps({"__metadata__": metadata} | from_json(header)).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + weights
 
@@ -132,7 +132,7 @@ def check_written(content: bytes, source: object) -> None:
     ModelFileError
     """
     header, weights = _parts(content)
-    written = (json.loads(header).get("__metadata__") or {}).get(WEIGHTS_KEY)
+    written = (from_json(header).get("__metadata__") or {}).get(WEIGHTS_KEY)
     if written is not None and written != hashlib.sha256(weights).hexdigest():
         mend = f"copy or download it again; if they were changed on purpose, save them without '{WEIGHTS_KEY}' in the metadata"
         raise ModelFileError(f"{source}: its weights are not those that its metadata tells; {mend}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from wsi_meta.errors import OutputPathError
 from wsi_meta.outputs.paths import real_path
 from wsi_meta.tiffs.tags import OME, UM_PER_RESOLUTION_UNIT, is_tiff
+from wsi_meta.words import from_json
 
 __all__ = ["MODEL", "OURS", "SLIDE", "is_heatmap", "is_store", "refuse_inside_store", "refuse_kept"]
 
@@ -34,7 +34,7 @@ HEADS = {
 def is_store(path: Path) -> bool:
     """Tell whether a folder bears the mark of our heatmap stores, be it damaged otherwise."""
     try:
-        content = json.loads((path / "zarr.json").read_bytes())
+        content = from_json((path / "zarr.json").read_bytes())
         return bool("identity" in content["attributes"]["wsi_meta"])
     except (OSError, ValueError, LookupError, TypeError):
         return False

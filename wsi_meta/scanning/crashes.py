@@ -27,6 +27,7 @@ from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.files.address import SlidePath, slide_path
 from wsi_meta.files.locks import Holder, own_file
 from wsi_meta.outputs.paths import UNIQUE
+from wsi_meta.words import from_json
 
 __all__ = ["Journal", "noted_crashes"]
 
@@ -93,8 +94,8 @@ class Record:
             self.at_crash = self.at_crash or tuple(self.open)
             self.died = found[1] if found.re is FATAL else self.died or TRAP
             self.thread = int(found[1], 16) if found.re is CRASHED else self.thread
-        with suppress(ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
-            parts: dict[str, Any] = json.loads(line)
+        with suppress(ArithmeticError, LookupError, TypeError, ValueError):
+            parts: dict[str, Any] = from_json(line)
             if "closed" in parts:
                 del self.open[parts["closed"]]
             else:
@@ -264,8 +265,8 @@ def _read(path: Path) -> Record | None:
     if not first.startswith(MARK):
         return None
     record = Record()
-    with suppress(RecursionError, TypeError, ValueError):
-        record.holder = Holder(**json.loads(first.removeprefix(MARK)))
+    with suppress(TypeError, ValueError):
+        record.holder = Holder(**from_json(first.removeprefix(MARK)))
     for line in lines:
         record.take(line)
     return record

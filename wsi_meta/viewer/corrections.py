@@ -23,6 +23,7 @@ from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.words import from_json
 
 __all__ = ["Correction", "Corrections", "corrections_path", "read_corrections", "write_corrections"]
 
@@ -99,7 +100,7 @@ def read_corrections(heatmap: Heatmap) -> Corrections:
     try:
         content = _content(path)
         return Corrections() if content is None else _parse(content, heatmap)
-    except (OSError, LookupError, TypeError, ValueError, RecursionError):
+    except (OSError, LookupError, TypeError, ValueError):
         return Corrections(
             problem=f"{path.name}: not corrections of this slide as this page saves them, or edited elsewhere; it is left alone"
         )
@@ -143,7 +144,7 @@ def _content(path: Path) -> bytes | None:
 
 def _parse(content: bytes, heatmap: Heatmap) -> Corrections:
     """Return the corrections of a file of ours; ValueError, LookupError or TypeError where it is another one."""
-    parts = json.loads(content)
+    parts = from_json(content)
     facts = parts[FRAME]
     if set(parts) != set(collection([], None)):
         raise ValueError("more than is written here, which would be lost")

@@ -21,7 +21,7 @@ from wsi_meta.viewer.facts import left_out_facts, list_facts, map_facts, slide_f
 from wsi_meta.viewer.guard import HEADERS, Gate
 from wsi_meta.viewer.shelf import Shelf, ShownStore
 from wsi_meta.viewer.shown_map import MapState, version_of
-from wsi_meta.words import one_line
+from wsi_meta.words import from_json, one_line
 
 __all__ = ["Desk", "make_application"]
 
@@ -246,9 +246,9 @@ class MapCorrections(_Handler):
         shown = await self.shown(key)
         try:
             heatmap = await self.in_thread(lambda: shown.map.state().heatmap)
-            parts = json.loads(self.request.body)
+            parts = from_json(self.request.body)
             given = Corrections.from_dict(parts, heatmap.grid)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise HTTPError(400, reason=_as_reason(error)) from error
         if parts.get("slide") != slide_scanned(heatmap):
             raise HTTPError(409, reason="Drawn on another slide than the one that the map is of now; load the page again")

@@ -24,7 +24,7 @@ from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.files.address import from_file_uri, is_address, name_in, portable
 from wsi_meta.outputs.paths import cannot_be_written, real_path
 from wsi_meta.outputs.writing import written_whole
-from wsi_meta.words import printable, some_of
+from wsi_meta.words import from_json, printable, some_of
 
 __all__ = ["COLUMNS", "Row", "Table", "open_table", "whole"]
 
@@ -136,7 +136,7 @@ def open_table(folder: Path) -> Table:
     if kept is None:
         return Table(folder) if table is None else _imported(folder, table)
     try:
-        parts = json.loads(kept)
+        parts = from_json(kept)
         return Table(folder, list(map(_checked, parts["slides"])), (parts["csv_crc32"], parts.get("csv_crc32_before")))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise _refused(path, kept, HEAD) from None
