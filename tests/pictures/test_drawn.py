@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -102,6 +103,14 @@ class TestRegion:
         assert "micrometastasis: 1" in said
         assert "2" in said
         assert not {"1", "3", "4"} & set(said)
+
+    def test_a_part_without_a_lesion_says_nothing_of_the_slide(
+        self, store: Heatmap, empty: Heatmap, slide_file: Path, tmp_path: Path
+    ) -> None:
+        options: dict[str, Any] = {"slide": slide_file, "lesions": True, "max_side": 400, "region": (700, 200, 200, 200)}
+        told = [words(draw_overlay(drawn, tmp_path / f"{drawn.path.stem}.svg", **options)) for drawn in (store, empty)]
+        assert ["no lesion in this part" in said for said in told] == [True, False]
+        assert ["no lesion found" in said for said in told] == [False, True]
 
     def test_pixels_are_enlarged_four_times_at_most(self, store: Heatmap, slide_file: Path, tmp_path: Path) -> None:
         widths = []

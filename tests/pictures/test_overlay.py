@@ -122,6 +122,8 @@ def test_title_says_what_is_unknown(heatmap: Heatmap) -> None:
     told = [class_entries(replace(heatmap.record, result=result), [])[0].words for result in results.values()]
     assert told == ["no lesion in what was read", "nothing was scanned", "no lesion in what was read"]
     assert class_entries(heatmap.record, [])[0].words == "no lesion found"
+    part = [class_entries(replace(heatmap.record, result=result), [], elsewhere=True)[0].words for result in results.values()]
+    assert "no lesion in what was read of this part" in part
 
 
 def test_title_says_what_may_be_wrong(heatmap: Heatmap) -> None:

@@ -106,8 +106,16 @@ def _on_white(colour: Sequence[float]) -> tuple[float, ...]:
     return tuple(part * colour[3] + 1 - colour[3] for part in colour[:3])
 
 
-def class_entries(record: ScanRecord, lesions: Sequence[Lesion], *, numbered: bool = True) -> list[Entry]:
-    """Return a line for each size class with the number of its lesions; what has no number is told."""
+def class_entries(
+    record: ScanRecord, lesions: Sequence[Lesion], *, numbered: bool = True, elsewhere: bool = False
+) -> list[Entry]:
+    """Return a line for each size class with the number of its lesions; what has no number is told.
+
+    Parameters
+    ----------
+    lesions : those that are drawn
+    elsewhere : whether the slide has lesions in other parts
+    """
     classes = {name: [lesion.cut for lesion in lesions if lesion.size_class == name] for name, _ in SIZE_CLASSES}
     entries = [
         Entry(f"{SHORT_NAMES.get(name, name)}: {len(cuts)}{_told_cut(name, sum(cuts))}", class_colour(name), round=True)
@@ -118,7 +126,12 @@ def class_entries(record: ScanRecord, lesions: Sequence[Lesion], *, numbered: bo
         entries.append(Entry("too narrow for numbers"))
     elif len(lesions) > NUMBERED:
         entries.append(Entry(f"the {NUMBERED} largest lesions have numbers"))
-    return entries or [Entry(none_found(record))]
+    return entries or [Entry(_none_here(record) if elsewhere else none_found(record))]
+
+
+def _none_here(record: ScanRecord) -> str:
+    """Return what a part without a lesion says of a slide that has some."""
+    return f"no lesion in {'' if record.complete else 'what was read of '}this part"
 
 
 def _told_cut(size_class: str, cut: int) -> str:

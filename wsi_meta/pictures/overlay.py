@@ -140,7 +140,7 @@ def _draw(drawn: Map, slide: Slide | None, window: Window, lesions: Sequence[Les
     numbered = min(frame) >= LEAST_FRAME_IN
     notes = [_describe(window, grid.slide_mpp * window.width / shape[1])] if close else []
     entries = unknown_entries(drawn, window, seen) + (
-        [] if inside is None else class_entries(drawn.record, inside, numbered=numbered)
+        [] if inside is None else class_entries(drawn.record, inside, numbered=numbered, elsewhere=bool(lesions))
     )
     bar = make_bar(drawn, tissue_colour(ground, seen, drawn, window), peak=inside is not None)
     page = Page(letter(title_of(drawn.record), drawn.record.slide.file), notes, frame, bar, entries, dpi)
