@@ -20,6 +20,7 @@ from wsi_meta.cli import main
 from wsi_meta.models.weights_file import with_metadata
 from wsi_meta.pictures.picture_file import check_picture, write_figure
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.viewer.corrections import Corrections, write_corrections
 from wsi_meta.worklist.table import Table
 
 FILES = {
@@ -59,6 +60,7 @@ KEPT = (
     "summary.csv",
     "summary.json",
     "run.toml",
+    "corrections",
     "semicolons",
     "utf-16",
 )
@@ -69,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, few_patches: Path) -> Path:
     folder = tmp_path_factory.mktemp("kept")
     for name in "st":
         write_slide(folder / f"{name}.tif", texture(200, 200))
-    write_store(folder / "h.zarr", np.full((4, 5), 0.25, np.float32), slide="s")
+    heatmap = write_store(folder / "h.zarr", np.full((4, 5), 0.25, np.float32), slide="s")
     (folder / "labels.csv").write_text("slide,label\nh,0\n")
     (folder / "nodes.csv").write_text("patient,stage\npatient_000_node_0.tif,negative\n")
     (folder / "slides.csv").write_text("slide,annotations\ns.tif,\n")
@@ -90,6 +92,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, few_patches: Path) -> Path:
     (kept / "semicolons").write_text("\ufeff" + text.replace(",", ";"))
     (kept / "utf-16").write_text(text, "utf-16")
     (kept / "run.toml").write_text("# wsi-meta 0.2.0; start from it again: wsi-meta scan --config THIS_FILE\nslides = []\n")
+    write_corrections(heatmap, Corrections())
+    (folder / "h.corrections.geojson").rename(kept / "corrections")
     (kept / "model").write_bytes(with_metadata((folder / "m.safetensors").read_bytes(), {"wsi_meta": "{}"}))
     return folder
 
@@ -136,6 +140,15 @@ def test_what_is_kept_is_never_written_over(name: str, kept: str, folder: Path, 
     told = _run(folder, words, out.name, "--overwrite")
     assert "never replaced" in told or "did not write it, so it is not replaced" in told
     assert out.read_bytes() == (folder / "kept" / kept).read_bytes()
+    out.unlink()
+
+
+def test_corrections_that_qupath_saved_again_are_known_by_their_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    out = folder / "h.corrections.geojson"
+    for words in ("export h.zarr --out OUT", "lesions h.zarr --out OUT", "tissue s.tif --out OUT"):
+        out.write_text('{"type": "FeatureCollection", "features": []}')
+        assert "corrections of a heatmap, never replaced" in _run(folder, words, out.name, "--overwrite")
     out.unlink()
 
 

@@ -14,14 +14,12 @@ from wsi_meta.annotations.outline_files import Origin, read_drawn
 from wsi_meta.annotations.outlines import Annotations, sort_outlines
 from wsi_meta.annotations.truth import draw_outlines
 from wsi_meta.errors import DataError
+from wsi_meta.outputs.kept_files import CORRECTED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ENDING", "Corrected", "corrections_beside", "read_corrected"]
-
-ENDING = ".corrections.geojson"
-"""Of the file beside ``NAME.zarr``, in the place of its ending."""
+__all__ = ["Corrected", "corrections_beside", "read_corrected"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +58,7 @@ class Corrected:
 
 def corrections_beside(store: Path) -> Path:
     """Return the file of the corrections of a map, whether there is one or not."""
-    return store.with_name(store.name.removesuffix(".zarr") + ENDING)
+    return store.with_name(store.name.removesuffix(".zarr") + CORRECTED)
 
 
 def read_corrected(path: Path, is_of: Callable[[str], bool], origin: Origin | None) -> Corrected:

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import Exclusion, loose
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
-from wsi_meta.annotations.corrected import ENDING, Corrected, read_corrected
+from wsi_meta.annotations.corrected import Corrected, read_corrected
 from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, refuse_absent
@@ -25,6 +25,7 @@ from wsi_meta.heatmaps.ownership import stores_in
 from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, slide_test_of
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.masks.tumor_masks import MASK_ENDINGS
+from wsi_meta.outputs.kept_files import CORRECTED
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.progress import progress_bar
 from wsi_meta.words import one_line, some_of
@@ -200,14 +201,15 @@ def _reach(points: dict[str, Detections], outlines: dict[str, Annotations]) -> i
 
 def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected]:
     """Return the corrections of the slides with these names; DataError where there is none at all."""
-    files = sorted(folder.glob("*" + ENDING)) if folder.is_dir() else []
-    by_name = {slide_of(Path(path.name.removesuffix(ENDING) + ".zarr")): path for path in files}
+    files = sorted(folder.glob("*" + CORRECTED)) if folder.is_dir() else []
+    by_name = {slide_of(Path(path.name.removesuffix(CORRECTED) + ".zarr")): path for path in files}
     if not by_name.keys() & set(names):
-        raise DataError(f"{folder}: holds no corrections of these slides; expected <slide>{ENDING}, as wsi-meta view writes it")
+        raise DataError(f"{folder}: holds no corrections of these slides; expected <slide>{CORRECTED} of wsi-meta view")
     if others := [path.name for name, path in by_name.items() if name not in names]:
         logger.warning("%s: of no slide that is judged: %s", folder, some_of(others))
-    ours = {name: (path, folder / f"{path.name.removesuffix(ENDING)}.zarr") for name, path in by_name.items() if name in names}
-    return {name: read_corrected(path, *slide_test_of(store)) for name, (path, store) in ours.items()}
+    ours = {name: path for name, path in by_name.items() if name in names}
+    stores = {name: folder / f"{path.name.removesuffix(CORRECTED)}.zarr" for name, path in ours.items()}
+    return {name: read_corrected(path, *slide_test_of(stores[name])) for name, path in ours.items()}
 
 
 def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What no output replaces or lies in: heatmap stores, slides, model files, the table of a folder of heatmaps."""
+"""What no output replaces or lies in: heatmap stores, slides, model files, corrections, the table of a folder of heatmaps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from wsi_meta.outputs.paths import real_path
 from wsi_meta.tiffs.tags import OME, UM_PER_RESOLUTION_UNIT, is_tiff
 from wsi_meta.words import from_json
 
-__all__ = ["MODEL", "OURS", "SLIDE", "is_heatmap", "is_store", "refuse_inside_store", "refuse_kept"]
+__all__ = ["CORRECTED", "MODEL", "OURS", "SLIDE", "is_heatmap", "is_store", "refuse_inside_store", "refuse_kept"]
 
 SLIDE, MODEL = "a slide", "a model file"
+CORRECTIONS, CORRECTED = "corrections of a heatmap", ".corrections.geojson"
+"""What someone corrected in the viewer, and how the name of such a file ends, also of one that QuPath saved again."""
 OURS = "wsi-meta"
 """Software that a TIFF of ours names which is a picture of a slide: an enlarged one says a size of pixels as slides have it."""
 CELLS_UM = (0.05, 8.0)
@@ -26,6 +28,7 @@ HEADS = {
     "the table of a folder of heatmaps": re.compile(
         rb'"?slide"?[,;\t]"?heatmap"?[,;\t]"?score"?[,;\t]|\{"made_by": "wsi-meta [^"]*", "csv_crc32": '
     ),
+    CORRECTIONS: re.compile(rb'\{"type": "FeatureCollection", "wsi_meta": \{[^{}]*"corrections": '),
     "the options of a scan": re.compile(rb"# wsi-meta \S+; start from it again: wsi-meta scan "),
 }
 """What files of ours begin with that hold more than can be made again."""
@@ -67,6 +70,8 @@ def refuse_kept(path: Path, *, replaces: str = "") -> None:
 
 def _kind_of(path: Path) -> str | None:
     """Return what a file is if it is one that is kept."""
+    if path.name.endswith(CORRECTED):
+        return CORRECTIONS
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
