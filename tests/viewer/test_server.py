@@ -199,6 +199,21 @@ class TestWhatIsSent:
 
         ask(tmp_path / "maps", check)
 
+    def test_maps_of_one_name_are_told_apart(self, tmp_path: Path) -> None:
+        """Those of one slide by two models: the list and the pages say which is which."""
+        for model in ("old", "new"):
+            (tmp_path / model).mkdir()
+        stores = [write_store(tmp_path / model / "s.zarr", a_map()).path for model in ("old", "new")]
+        stores.append(write_store(tmp_path / "other.zarr", a_map()).path)
+
+        async def check(client: Client) -> None:
+            listed = {one["key"]: one["name"] for one in json.loads((await client.get("/list")).body)["stores"]}
+            assert list(listed.values()) == [str(stores[0]), str(stores[1]), "other"]
+            told = [json.loads((await client.get(f"/s/{key}/facts")).body)["store"] for key in listed]
+            assert told == [str(stores[0]), str(stores[1]), "other.zarr"]
+
+        ask(stores, check)
+
     def test_the_models_own_thresholds_are_taken_as_they_are(self, tmp_path: Path) -> None:
         """Rounded, both would find other lesions; what a slider says is rounded."""
         values = np.full((8, 8), 0.0001, np.float32)

@@ -47,7 +47,7 @@ def map_facts(state: MapState) -> dict[str, Any]:
     rows, cols = grid.shape
     return {
         "name": printable(heatmap.record.slide.name),
-        "store": printable(heatmap.path.stem),
+        "store": printable(heatmap.path.name),
         "version": state.version,
         "slide_scanned": slide_scanned(heatmap),
         "finished": heatmap.result is not None,
@@ -88,7 +88,7 @@ def slide_facts(tiles: SlideTiles | None, told: str) -> dict[str, Any]:
 
 def list_facts(store: ShelvedStore) -> dict[str, Any]:
     """Return a line of the list of heatmaps; what is wrong with a store becomes its ``problem``."""
-    facts: dict[str, Any] = {"key": store.key, "name": printable(store.path.stem), "problem": None, "score": None}
+    facts: dict[str, Any] = {"key": store.key, "name": store.name, "problem": None, "score": None}
     try:
         heatmap = Heatmap.open(store.path)
         record = heatmap.record

@@ -193,7 +193,7 @@ class MapFacts(_Handler):
         state = await self.in_thread((await self.shown(key)).map.state)
         shown = await self.shown(key, state.heatmap.record)
         facts = map_facts(state) | {"slide": slide_facts(shown.tiles, shown.slide_told)}
-        facts["several"] = await self.in_thread(lambda: self.desk.shelf.has_list)
+        facts |= await self.in_thread(lambda: self.desk.shelf.surroundings(key))
         self.send(json.dumps(facts), "application/json")
 
 

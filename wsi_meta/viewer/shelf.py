@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wsi_meta.errors import HeatmapError, WsiMetaError
 from wsi_meta.files.address import SlidePath, name_in
@@ -37,6 +38,13 @@ class ShelvedStore:
     key: str
     """How links name it: made of its path, so that a link is good after the server has started again."""
     path: Path
+    alike: bool = False
+    """Whether others of its name are shown, too, as maps of one slide by two models: its path then tells it from them."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, one line."""
+        return printable(str(self.path) if self.alike else self.path.stem)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +88,9 @@ class Shelf:
     def stores(self) -> dict[str, ShelvedStore]:
         """The stores that there are now, by key: those of the folders, and others that were given by themselves."""
         found = [*(store for folder in self._folders for store in stores_in(folder)), *self._alone]
-        now = {key: ShelvedStore(key, path) for path in found for key in [_key(path)]}
+        paths = {_key(path): path for path in found}
+        stems = Counter(path.stem for path in paths.values())
+        now = {key: ShelvedStore(key, path, stems[path.stem] > 1) for key, path in paths.items()}
         self._known.update(now)
         return now
 
@@ -141,6 +151,11 @@ class Shelf:
                     elif not store.exists():
                         found.append(row | {"error": f"{store}: the heatmap is gone"})
         return found
+
+    def surroundings(self, key: str) -> dict[str, Any]:
+        """Return what a store's page says of its place: ``several``, whether there is a list, and ``store``, its name."""
+        several, store = self.has_list, self.find(key)
+        return {"several": several, "store": store.name if store.alike else printable(store.path.name)}
 
     @property
     def has_list(self) -> bool:

@@ -191,7 +191,7 @@
 
   const showFacts = () => {
     document.title = `${facts.name}: wsi-meta`;
-    byId("name").replaceChildren(facts.name, ...(facts.store === facts.name ? [] : [make("small", `${facts.store}.zarr`)]));
+    byId("name").replaceChildren(facts.name, ...(facts.store === `${facts.name}.zarr` ? [] : [make("small", facts.store)]));
     byId("all").hidden = !facts.several;
     const result = facts.facts.find((group) => group.title === "Result");
     byId("score").replaceChildren(...result.lines.flatMap(([name, value]) => [make("span", name), make("b", value)]));
