@@ -40,7 +40,8 @@ def run(command: str, *words: str | Path) -> Any:
 
 @pytest.mark.parametrize(("command", "ending"), COMMANDS.values(), ids=COMMANDS)
 def test_each_has_a_file(command: str, ending: str, maps: Path, tmp_path: Path) -> None:
-    """Its folder is made, as that of several scans is; a folder above it is not."""
+    """Its folder is made, as that of several scans is, also where a link leads to it; a folder above it is not."""
+    (tmp_path / "new").symlink_to("made")
     ended = run(command, tmp_path / "new" / f"{{name}}{ending}", maps, "--json")
     assert (ended.exit_code, len(results_of(ended.stdout))) == (0, 2), ended.output
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [f"a.1{ending}", f"b{ending}"]

@@ -34,6 +34,7 @@ def test_a_store_each_and_one_table(tmp_path: Path, darkness: DarknessPredictor)
     slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate("ab")]
     torn = write_slide(tmp_path / "torn.tif", texture(256, 1100))
     damage_tile(torn, 0)
+    (tmp_path / "out").symlink_to("made")
     rows = scan_slides([slides[0], tmp_path / "gone.tif", torn, slides[1]], tmp_path / "out", predictor=darkness)
     with (tmp_path / "out" / "summary.csv").open(newline="") as file:
         table = list(csv.DictReader(file))

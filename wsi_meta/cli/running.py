@@ -17,7 +17,7 @@ from wsi_meta.cli import options
 from wsi_meta.errors import INTERRUPTED, HeatmapError, OptionsError, OutputPathError, WsiMetaError
 from wsi_meta.logs import Console, LogFile
 from wsi_meta.outputs.checks import check_folder, refuse_one_name
-from wsi_meta.outputs.paths import told_by_the_system
+from wsi_meta.outputs.paths import real_path, told_by_the_system
 from wsi_meta.outputs.writing import remove_empty
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.words import one_line, out_of_memory, printable
@@ -218,8 +218,9 @@ def _files_of(store: Path, files: Mapping[str, Path], taken: dict[Path, Path]) -
                 raise OutputPathError(f"{store}: its {path} was that of {other}; give it by itself, with another --{option}")
             if NAME in str(files[option]) and not path.parent.exists():
                 check_folder(path.parent)
-                path.parent.mkdir()
-                made.callback(remove_empty, path.parent)
+                folder = real_path(path.parent)  # of a link, what it leads to
+                folder.mkdir()
+                made.callback(remove_empty, folder)
         yield own
 
 

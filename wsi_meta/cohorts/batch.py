@@ -17,7 +17,7 @@ from wsi_meta.cohorts.run_summary import Run, logged_run
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs.paths import told_by_the_system
+from wsi_meta.outputs.paths import real_path, told_by_the_system
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import Turn, interrupt_all
 from wsi_meta.words import counted, first_line, one_line, out_of_memory, printable
@@ -148,7 +148,7 @@ def _scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None) -> dic
 
 def _scan_into_folder(jobs: list[Job], out: Path, open_scanner: OpenScanner, stage: Stage | None) -> list[dict[str, Any]]:
     """Scan slides into a folder with a table; the settings of all are refused before the first one is scanned."""
-    out.mkdir(exist_ok=True)
+    real_path(out).mkdir(exist_ok=True)  # of a link, what it leads to
     groups = groups_of(jobs)
     for own, _ in groups if len(groups) > 1 else ():
         with open_scanner(own):
