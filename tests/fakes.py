@@ -42,8 +42,8 @@ class PatchByPatch(Predictor):
     def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         raise NotImplementedError
 
-    def predict_views(self, patches: torch.Tensor) -> NDArray[np.float32]:
-        return np.array([np.broadcast_to(self.look(patch), self.views) for patch in patches.numpy()], np.float32)
+    def predict_views(self, patches: torch.Tensor | NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.array([np.broadcast_to(self.look(patch), self.views) for patch in np.asarray(patches)], np.float32)
 
     def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
         beyond = 2 * self.halo_px + 96 - stride_px

@@ -32,7 +32,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from wsi_meta.inference.allocator import tuned_memory
-from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor, runs_in_bands
+from wsi_meta.inference.options import runs_in_bands
+from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.model import Model, load_model
 from wsi_meta.models.resnet import cell_logits
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import tuned_memory
-from wsi_meta.inference.predictor import Predictor, runs_in_bands
+from wsi_meta.inference.options import runs_in_bands
+from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import Block, PatchGrid

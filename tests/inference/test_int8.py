@@ -69,6 +69,16 @@ def test_a_patch_does_not_depend_on_its_batch(model: Model, in_integers: Predict
 
 
 @with_vnni
+@pytest.mark.parametrize("dense", [False, True])
+def test_it_is_made_where_the_program_around_has_another_device(thin_model: Model, dense: bool) -> None:
+    image, wanted = texture(96 + 2 * 128 * dense, 96 + 2 * 128 * dense), np.ones((1, 1), bool)
+    expected = Predictor(thin_model, **HERE, dense=dense).predict_image(image, wanted, 32)
+    with torch.device("meta"):  # oneDNN read memory that such tensors do not have
+        found = Predictor(thin_model, **HERE, dense=dense).predict_image(image, wanted, 32)
+    np.testing.assert_array_equal(found, expected)
+
+
+@with_vnni
 def test_bands_give_the_same(model: Model) -> None:
     image = torch.from_numpy(texture(6 * 32, 3 * 32)[None])
     whole, banded = (FastNetwork(model, precision="int8", dense=True, in_bands=bands) for bands in (False, True))

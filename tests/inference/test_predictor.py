@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from slide_files import texture
 from tiny import Tiny
 
-from wsi_meta.errors import DeviceError, OptionsError
+from wsi_meta.errors import DataError, DeviceError, OptionsError
 from wsi_meta.inference.fast_network import FastNetwork, fold_batchnorm
 from wsi_meta.inference.options import PATCHES_REPAY, InferencePlan, compiler_found, rows_of_pass, worth_compiling
 from wsi_meta.inference.passes import FewShapes
@@ -230,6 +231,53 @@ def test_where_memory_does_not_suffice_for_half_a_batch(batch_size: int, dense: 
     with pytest.raises(DeviceError, match=told) as failure:
         predictor.predict_image(texture(side, side), np.ones((2, 2), bool), 32)
     assert "\n" not in str(failure.value)
+
+
+PIXELS = texture(96 * 3, 96).reshape(3, 96, 96, 3)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "found"),
+    [
+        (PIXELS[:, :64, :64], r"uint8 of shape \(3, 64, 64, 3\)"),
+        (PIXELS.repeat(2, 1).repeat(2, 2), r"uint8 of shape \(3, 192, 192, 3\)"),
+        (PIXELS[0], r"uint8 of shape \(96, 96, 3\)"),
+        (PIXELS.transpose(0, 3, 1, 2), r"uint8 of shape \(3, 3, 96, 96\)"),
+        (PIXELS / np.float32(255), r"float32 of shape \(3, 96, 96, 3\)"),
+        (torch.from_numpy(PIXELS).long(), r"int64 of shape \(3, 96, 96, 3\)"),
+    ],
+)
+def test_patches_that_the_network_was_not_trained_with_are_refused(pixels: Any, found: str) -> None:
+    predictor = Predictor(tiny_model(), device="cpu", precision="fp32")
+    with pytest.raises(DataError, match=rf"patches: {found}; expected uint8 of shape \(n, 96, 96, 3\), RGB"):
+        predictor.predict_patches(pixels)
+
+
+def test_pixels_count_however_an_array_holds_them() -> None:
+    predictor = Predictor(tiny_model(), device="cpu", precision="fp32")
+    expected = predictor.predict_patches(PIXELS)
+    fixed = PIXELS.copy()
+    fixed.flags.writeable = False
+    with warnings.catch_warnings(action="error"):
+        held: Any
+        for held in (PIXELS[..., ::-1].copy()[..., ::-1], np.asfortranarray(PIXELS), fixed, list(PIXELS)):
+            np.testing.assert_array_equal(predictor.predict_patches(held), expected)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_images_and_cells_that_do_not_fit_are_refused(dense: bool) -> None:
+    predictor = Predictor(tiny_model(), device="cpu", precision="fp32", dense=dense)
+    side, wanted = 2 * 32 + 64 + 2 * predictor.halo_px, np.ones((2, 2), bool)
+    image = texture(side + 32, side + 32)
+    with pytest.raises(DataError, match=rf"image: uint8 of shape .*expected uint8 of shape \({side}, {side}, 3\)"):
+        predictor.predict_image(image, wanted, 32)
+    with pytest.raises(DataError, match="piece: uint8 of shape"):
+        predictor.predict_block([image], wanted, 32)
+    with pytest.raises(OptionsError, match=r"wanted: int64 of shape .*expected bool"):
+        predictor.predict_image(image[:side, :side], wanted.astype(int), 32)
+    if dense:
+        with pytest.raises(OptionsError, match="stride_px 64; expected 32"):
+            predictor.predict_image(image, wanted, 64)
 
 
 def test_images_that_are_filled_up_have_few_shapes_and_keep_their_cells() -> None:

@@ -76,7 +76,7 @@ def tuned_memory(*, in_bands: bool) -> Iterator[None]:
 
     Parameters
     ----------
-    in_bands : whether the network computes in bands (:func:`wsi_meta.inference.predictor.runs_in_bands`): those suit the
+    in_bands : whether the network computes in bands (:func:`wsi_meta.inference.options.runs_in_bands`): those suit the
         allocator as it is
     """
     library = _glibc()

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.errors import DataError, OptionsError, array
 from wsi_meta.models.dihedral import AVERAGED, dihedral
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
     from numpy.typing import NDArray
 
 
-__all__ = ["Batching", "cut_patches", "make_mosaics"]
+__all__ = ["Batching", "as_pixels", "check_cells", "cut_patches", "make_mosaics"]
 
 ROWS_ALIKE = 4
 """A row's logit is the same at every place of a batch only if the number of rows is a multiple of this."""
@@ -73,6 +74,30 @@ class Batching:
         rows = torch.arange(len(patches) * self.views, device=patches.device)
         shown = torch.tensor(AVERAGED[self.views], device=patches.device)
         return dihedral(patches[rows // self.views], shown[rows % self.views])
+
+
+def as_pixels(name: str, pixels: torch.Tensor | NDArray[np.uint8], shape: Sequence[int | None]) -> torch.Tensor:
+    """Return pixels as a tensor in memory; DataError where they are not uint8 of a shape, in which None is any length.
+
+    A network takes patches of any size, and means nothing by those of another size than it was trained with.
+    """
+    import torch
+
+    if not isinstance(pixels, torch.Tensor):
+        pixels = np.require(pixels, requirements=("C", "W"))  # torch takes no steps backwards, and warns of what is read-only
+    kind, found = str(pixels.dtype).removeprefix("torch."), tuple(pixels.shape)
+    fits = len(found) == len(shape) and all(side in (None, there) for side, there in zip(shape, found, strict=True))
+    if kind != "uint8" or not fits:
+        expected = str(tuple(shape)).replace("None", "n")
+        raise DataError(f"{name}: {kind} of shape {found}; expected uint8 of shape {expected}, RGB")
+    return torch.as_tensor(pixels, device="cpu")
+
+
+def check_cells(wanted: NDArray[np.bool_], stride_px: int, only: int | None) -> None:
+    """Raise OptionsError for wanted cells that are no bool (rows, cols), or of another stride than the `only` one."""
+    array("wanted", wanted, "bool (rows, cols)", kinds="b", ndim=2)
+    if only not in (None, stride_px):
+        raise OptionsError(f"stride_px {stride_px}; expected {only}, as dense mode has cells of that side")
 
 
 def in_shares(report: Callable[[int], None] | None, cells: int) -> Callable[..., None]:

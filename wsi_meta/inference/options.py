@@ -28,6 +28,7 @@ __all__ = [
     "fit_to_model",
     "resolve_inference",
     "rows_of_pass",
+    "runs_in_bands",
     "worth_compiling",
 ]
 
@@ -142,6 +143,11 @@ def resolve_inference(options: InferenceOptions) -> InferencePlan:
 def rows_of_pass(device: str, batch_size: int) -> int:
     """Return the rows of every forward pass on a device where `batch_size` was asked for."""
     return batch_size if device == "cpu" else GPU_ROWS
+
+
+def runs_in_bands(device: str, *, dense: bool, compiled: bool) -> bool:
+    """Tell whether a predictor works through blocks in bands (:mod:`.bands`): in dense mode on a CPU, not compiled."""
+    return device == "cpu" and dense and not compiled
 
 
 def compiler_found(device: str = "cpu") -> bool:

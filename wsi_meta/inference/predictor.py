@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from wsi_meta.errors import ModelFileError, of_kind, truth
-from wsi_meta.inference.batches import Batching, cut_patches, in_shares
+from wsi_meta.inference.batches import Batching, as_pixels, check_cells, cut_patches, in_shares
 from wsi_meta.inference.device import SharedDevice, share_device
-from wsi_meta.inference.options import InferenceOptions, InferencePlan, fit_to_model, resolve_inference
+from wsi_meta.inference.options import InferenceOptions, InferencePlan, fit_to_model, resolve_inference, runs_in_bands
 from wsi_meta.inference.passes import FewShapes, HalvedPasses, OneProcess
+from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.dihedral import AVERAGED, mean_over_views, turn, turn_back
 from wsi_meta.models.model import Model
 from wsi_meta.tiling.block_plan import MEASURED_SIZES, BlockCut, PieceSizes
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Predictor", "PredictorParts", "runs_in_bands"]
+__all__ = ["Predictor", "PredictorParts"]
 
 DENSE_STRIDE_PX = 32
 """Side of a cell in dense mode: the trunk's own stride."""
@@ -45,11 +46,6 @@ class PredictorParts:
 
 
 USUAL_PARTS = PredictorParts()
-
-
-def runs_in_bands(device: str, *, dense: bool, compiled: bool) -> bool:
-    """Tell whether a predictor works through blocks in bands (:mod:`.bands`): in dense mode on a CPU, not compiled."""
-    return device == "cpu" and dense and not compiled
 
 
 class Predictor:
@@ -123,6 +119,7 @@ class Predictor:
         predictor._set_up(model, plan, parts, dense=dense, compiled=compiled)
         return predictor
 
+    @own_modes()
     def _set_up(self, model: Model, plan: InferencePlan, parts: PredictorParts, *, dense: bool, compiled: bool) -> None:
         from wsi_meta.inference.fast_network import FastNetwork, compile_network
         from wsi_meta.inference.plain_network import PlainNetwork
@@ -155,26 +152,25 @@ class Predictor:
 
         Parameters
         ----------
-        patches : uint8 tensor or array (n, patch_px, patch_px, 3), RGB, at the model's mpp
+        patches : uint8 tensor or array (n, patch_px, patch_px, 3), RGB, at the model's mpp; DataError for others
 
         Returns
         -------
         float32 array (n,): raw logits, before calibration.
         """
-        import torch
+        return mean_over_views(self.predict_views(patches))
 
-        tensor = torch.from_numpy(patches) if isinstance(patches, np.ndarray) else patches
-        return mean_over_views(self.predict_views(tensor))
-
-    def predict_views(self, patches: torch.Tensor) -> NDArray[np.float32]:
-        """Return the logit of every view of every patch, of a tensor as for :meth:`predict_patches`.
+    @own_modes()
+    def predict_views(self, patches: torch.Tensor | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logit of every view of every patch, as :meth:`predict_patches` takes them.
 
         Returns
         -------
         float32 array (n, views): raw logits; in the order of :data:`.AVERAGED`.
         """
+        pixels = as_pixels("patches", patches, (None, self._cut.patch_px, self._cut.patch_px, 3))
         with self._here, self._shared.turn():
-            return self._fetch(self._by_patch(self._shared.send(patches).split(self._batching.patches_at_once)))
+            return self._fetch(self._by_patch(self._shared.send(pixels).split(self._batching.patches_at_once)))
 
     def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
         """Return the parts of a block's image that :meth:`predict_block` needs, in the order in which it takes them.
@@ -189,8 +185,10 @@ class Predictor:
         Rows and columns of each part, in pixels of an image that extends `halo_px` beyond the block's patches on each side.
         Without this halo, the patch of cell (row, col) has its corner at ``(row * stride_px, col * stride_px)``.
         """
+        check_cells(wanted, stride_px, DENSE_STRIDE_PX if self._dense else None)
         return [piece for box in self._cut.boxes(wanted, stride_px) for piece in self._cut.pieces(box, stride_px)]
 
+    @own_modes()
     def predict_block(
         self,
         pieces: Iterable[NDArray[np.uint8]],
@@ -209,13 +207,13 @@ class Predictor:
 
         Returns
         -------
-        float32 array (rows, cols, views): raw logits as :meth:`predict_views` gives them; NaN where not wanted.
+        float32 array (rows, cols, views): raw logits as :meth:`predict_views` gives them; NaN where not wanted. DataError for
+        pieces of another shape or type, OptionsError for such a `wanted`, or another stride of a dense one.
         """
-        import torch
-
-        logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
+        parts, logits = self.pieces(wanted, stride_px), np.full((*wanted.shape, self.views), np.nan, np.float32)
         with self._here, self._shared.turn():
-            sent = (self._shared.send(torch.from_numpy(piece)) for piece in pieces)
+            shapes = ([rows.stop - rows.start, cols.stop - cols.start, 3] for rows, cols in parts)
+            sent = (self._shared.send(as_pixels("piece", one, shape)) for shape, one in zip(shapes, pieces, strict=False))
             if self._dense:
                 logits[wanted] = self._fetch(self._by_box(sent, wanted, report))[wanted]
             else:
@@ -224,7 +222,9 @@ class Predictor:
 
     def predict_image(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_], stride_px: int) -> NDArray[np.float32]:
         """Return what :meth:`predict_block` returns, for a block whose image is in memory."""
-        return self.predict_block((image[piece] for piece in self.pieces(wanted, stride_px)), wanted, stride_px)
+        parts, beyond = self.pieces(wanted, stride_px), self._cut.beyond_px(stride_px)
+        pixels = as_pixels("image", image, [*(side * stride_px + beyond for side in wanted.shape), 3]).numpy()
+        return self.predict_block((pixels[part] for part in parts), wanted, stride_px)
 
     def _patches(self, strips: Iterable[torch.Tensor], wanted: NDArray[np.bool_], stride_px: int) -> Iterator[torch.Tensor]:
         """Cut strips of a block's image into the patches of its wanted cells, some at a time."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import OptionsError, one_of, settle, truth, whole_number
 from wsi_meta.inference.allocator import tuned_memory
-from wsi_meta.inference.options import InferenceOptions, InferencePlan
-from wsi_meta.inference.predictor import DENSE_HALO_PX, DENSE_STRIDE_PX, runs_in_bands
+from wsi_meta.inference.options import InferenceOptions, InferencePlan, runs_in_bands
+from wsi_meta.inference.predictor import DENSE_HALO_PX, DENSE_STRIDE_PX
 from wsi_meta.models.dihedral import averaging_of
 from wsi_meta.scanning.gpus import GpuProcesses
 from wsi_meta.tiling.grid import BLOCK_PX, STRIDES, PatchGrid

@@ -73,18 +73,18 @@ class BlockCut:
         stride_px : side of a cell, pixels at the model's mpp
         """
         if self.dense:
-            return covering_boxes(wanted, self._beyond_px(stride_px) // stride_px)
+            return covering_boxes(wanted, self.beyond_px(stride_px) // stride_px)
         return covering_strips(wanted, max(1, self.sizes.piece_px // (wanted.shape[1] * stride_px**2)))
 
     def pieces(self, box: Box, stride_px: int) -> list[Box]:
         """Return the pixels of a rectangle of cells, in the block's image with halo, in one piece or several from the top."""
-        rows, cols = (slice(ends.start * stride_px, ends.stop * stride_px + self._beyond_px(stride_px)) for ends in box)
+        rows, cols = (slice(ends.start * stride_px, ends.stop * stride_px + self.beyond_px(stride_px)) for ends in box)
         if not self.from_top:
             return [(rows, cols)]
         step = self.sizes.piece_rows(cols.stop - cols.start)
         return [(slice(top, min(top + step, rows.stop)), cols) for top in range(rows.start, rows.stop, step)]
 
-    def _beyond_px(self, stride_px: int) -> int:
+    def beyond_px(self, stride_px: int) -> int:
         """Return the pixels that a rectangle needs beyond its cells, both sides together."""
         return 2 * self.halo_px + self.patch_px - stride_px
 
