@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi_meta.datasets.batches import read_batches
+from wsi_meta.datasets.batches import check_workers, read_batches
 from wsi_meta.datasets.checks import split_for_training
 from wsi_meta.datasets.layouts import Patches, choose_split, open_patches
 from wsi_meta.datasets.patches import join
@@ -327,6 +327,12 @@ def test_files_are_closed_when_the_patches_go(tmp_path: Path) -> None:
 def test_what_is_no_number_of_workers_is_refused(workers: Any) -> None:
     with pytest.raises(OptionsError, match=r"workers .*; expected .*0 or more"):
         read_batches(in_memory([0, 1]), 4, workers)
+
+
+def test_a_process_that_may_have_none_of_its_own_decodes_by_itself() -> None:
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:
+        assert pool.map(check_workers, [2]) == [0]
+    assert check_workers(2) == 2
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: fork beside torch's threads

@@ -55,6 +55,13 @@ class Counting(Mixer):
         return super().forward(images)
 
 
+class Scaling(Mixer):
+    """Scales what it is given in its place, as some networks normalise."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.mul_(0.5).add_(0.1))
+
+
 class Fixed(nn.Module):
     """Returns what it was given for each patch."""
 
@@ -364,3 +371,7 @@ def test_it_is_evaluated_on_patches_of_its_size(few_patches: Path, tmp_path: Pat
 
 def test_no_command_scans_again_with_it() -> None:
     assert retry_command(Path("a.tif"), Path("a.zarr"), {"model": Model.from_module(Mixer(), SHOWN)}) is None
+
+
+def test_a_module_may_change_what_it_is_given() -> None:
+    assert Model.from_module(Scaling(), SHOWN).card.foreign

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterable, Iterator
+from multiprocessing import current_process
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import DataError, DeviceError, WsiMetaError, whole_number
@@ -22,8 +23,12 @@ ENDED = re.compile(r"DataLoader worker \(pid|shared memory|items of ancdata")
 
 
 def check_workers(workers: int) -> int:
-    """Return a number of processes that decode patches; OptionsError where it is none."""
-    return whole_number("workers", workers, "a whole number, 0 or more", least=0)
+    """Return a number of processes that decode patches; OptionsError where it is none.
+
+    It is 0 in a process that may have none of its own, such as those of :class:`multiprocessing.Pool`.
+    """
+    workers = whole_number("workers", workers, "a whole number, 0 or more", least=0)
+    return 0 if current_process().daemon else workers
 
 
 def read_batches(patches: Patches, size: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

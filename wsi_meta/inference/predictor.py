@@ -160,7 +160,6 @@ class Predictor:
         """
         return mean_over_views(self.predict_views(patches))
 
-    @own_modes()
     def predict_views(self, patches: torch.Tensor | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logit of every view of every patch, as :meth:`predict_patches` takes them.
 
@@ -188,7 +187,6 @@ class Predictor:
         check_cells(wanted, stride_px, DENSE_STRIDE_PX if self._dense else None)
         return [piece for box in self._cut.boxes(wanted, stride_px) for piece in self._cut.pieces(box, stride_px)]
 
-    @own_modes()
     def predict_block(
         self,
         pieces: Iterable[NDArray[np.uint8]],

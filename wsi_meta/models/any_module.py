@@ -98,7 +98,7 @@ class TumorLogit(nn.Module):
         """Return what `call` makes of patches; OptionsError where it fails."""
         try:
             with torch.inference_mode():
-                return call(inputs)
+                return call(inputs.clone())  # a module may change what it is given
         except Exception as error:  # whatever a module of anybody's raises
             told = f"cannot take patches {tuple(inputs.shape)} ({type(error).__name__}: {first_line(error)})"
             raise OptionsError(f"{name_of(self.module)}: {told}; expected one that returns a logit for each") from error
@@ -116,7 +116,7 @@ class TumorLogit(nn.Module):
         shown = (inputs, preprocessing.to_input(plain).contiguous(), BEYOND * inputs, -BEYOND * inputs)
         try:
             with torch.inference_mode():
-                found = torch.cat([self.module(batch) for batch in shown])
+                found = torch.cat([self.module(batch.clone()) for batch in shown])
         except Exception:  # a module may refuse what no patch looks like
             return False
         return bool(((found >= 0) & (found <= 1)).all() and (found != found[0]).any())
