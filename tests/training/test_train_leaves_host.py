@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 import torch
 from tiny import HERE, TINY, learners, train_tiny
+from torch import nn
 
 from wsi_meta.evaluation.evaluate import evaluate
+from wsi_meta.models.card import Calibration
 from wsi_meta.models.model import Model, build_network
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.initial_weights import build_seeded
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.recipe import Recipe
@@ -148,6 +151,25 @@ def test_modes_of_the_host_change_nothing(
 
     assert (tmp_path / "m.safetensors").read_bytes() == trained.read_bytes()
     assert np.array_equal(found, expected)
+
+
+class Loud(nn.Module):
+    """Logits of which the sigmoid is too small a number for a float32."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 1e4 * images.mean((1, 2, 3))
+
+
+def test_numbers_that_round_to_0_are_no_error_where_the_host_has_numpy_raise(patch_folder: Path) -> None:
+    model = Model.from_module(Loud(), Preprocessing())
+    expected = evaluate(model, patch_folder, **HERE)
+
+    with np.errstate(all="raise"):
+        found = evaluate(model, patch_folder, **HERE)
+        assert not Calibration().to_probability(np.full(1, -200, np.float32)).any()
+
+    assert found.to_dict() == expected.to_dict()
+    assert found.probabilities.min() == 0
 
 
 def test_initial_weights_are_those_of_a_global_seed_without_touching_it() -> None:

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wsi_meta.files.process_settings import Setting, SharedSettings
 
 if TYPE_CHECKING:
@@ -45,14 +47,15 @@ def cpu_settings() -> Iterator[None]:
 def own_modes() -> Iterator[None]:
     """Let no modes of the program around change what tensors are: gradients, autocast, default device and default type.
 
-    May be nested: all want the same. The default type is that of the whole process, and put back as the other settings are.
+    Nor what numpy makes of a number that is too small to be one: 0, and no error. May be nested: all want the same. The default
+    type is that of the whole process, and put back as the other settings are.
     """
-    if "torch" not in sys.modules:  # nobody has set a mode yet, and what is refused at once need not wait seconds for it
-        yield
-        return
-    import torch
+    with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"), ExitStack() as modes:
+        if "torch" not in sys.modules:  # nobody has set a mode yet, and what is refused at once need not wait seconds for it
+            yield
+            return
+        import torch
 
-    with ExitStack() as modes:
         modes.enter_context(torch.inference_mode(False))
         modes.enter_context(torch.enable_grad())
         modes.enter_context(_no_autocast())

@@ -80,6 +80,7 @@ class Calibration:
         """Whether the temperature is one of :data:`FITTED_TEMPERATURES`, to a thousandth."""
         return any(math.isclose(self.temperature, limit, rel_tol=1e-3) for limit in FITTED_TEMPERATURES)
 
+    @np.errstate(under="ignore")  # a program may have told numpy to raise
     def to_probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return calibrated probabilities (float32) of logits of any shape; NaN stays NaN.
 
