@@ -45,7 +45,7 @@ def main(slides: Path, results: Path, model: str = "default") -> None:
         if nodes[patient] != 5:
             print(f"{patient}: {nodes[patient]} of five nodes have findings; not staged", file=sys.stderr)
     table = results / "nodes.csv"
-    with table.open("w", newline="") as out:
+    with table.open("w", newline="", encoding="utf-8") as out:
         rows = [(name, label) for name, label in labels.items() if nodes[name.partition("_node_")[0]] == 5]
         csv.writer(out).writerows([("patient", "stage"), *rows])
     if rows:

@@ -149,7 +149,8 @@ def test_corrections_that_qupath_saved_again_are_known_by_their_name(folder: Pat
     for words in ("export h.zarr --out OUT", "lesions h.zarr --out OUT", "tissue s.tif --out OUT"):
         out.write_text('{"type": "FeatureCollection", "features": []}')
         assert "corrections of a heatmap, never replaced" in _run(folder, words, out.name, "--overwrite")
-    out.unlink()
+        out.unlink()
+        assert "named as corrections of a heatmap; choose another name" in _run(folder, words, out.name)
 
 
 def test_a_score_model_ends_in_json(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -267,3 +269,12 @@ def test_a_bool_array_that_tifffile_wrote_as_white_is_zero_is_told(tmp_path: Pat
     tifffile.imwrite(tmp_path / "m.tif", WHERE, photometric="minisblack")
     np.testing.assert_array_equal(_read(tmp_path / "m.tif"), WHERE)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("make", "told"), [(os.mkfifo, "a pipe, socket or device"), (os.mkdir, "a directory")], ids=["pipe", "folder"]
+)
+def test_only_a_file_is_opened(tmp_path: Path, make: Callable[[Path], None], told: str) -> None:
+    make(path := tmp_path / "mask.png")
+    with pytest.raises(DataError, match=rf"mask\.png: {told}; expected a mask$"):
+        _read(path)

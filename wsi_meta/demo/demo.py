@@ -15,7 +15,7 @@ from wsi_meta.errors import OutputExistsError, OutputPathError, whole_number
 from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.inference.options import InferenceOptions, resolve_inference
 from wsi_meta.outputs.kept_files import refuse_inside_store
-from wsi_meta.outputs.paths import as_path
+from wsi_meta.outputs.paths import as_path, real_path, told_by_the_system
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.progress import note
 from wsi_meta.scanning.scan import scan
@@ -88,9 +88,9 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
 def _make_folder(folder: Path) -> Path:
     refuse_inside_store(folder / "synthetic-node.tif")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        real_path(folder).mkdir(parents=True, exist_ok=True)  # of a link, what it leads to
     except OSError as error:
-        raise OutputPathError(f"{folder}: cannot be made ({error}); choose another folder") from error
+        raise OutputPathError(f"{folder}: cannot be made ({told_by_the_system(error)}); choose another folder") from error
     return folder
 
 

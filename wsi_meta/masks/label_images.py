@@ -37,7 +37,6 @@ MOST_PACKED = 1100
 """Largest ratio of pixels to bits in a file that is believed: deflate reaches 1,032."""
 COLOUR = 1 << 24
 """Label of a colour: this and its 24 bits, so that no colour has the label of a grey."""
-
 NO_NUMBER = -(1 << 32)
 """Label of what is no number (NaN)."""
 
@@ -96,7 +95,7 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
     Raises
     ------
     DataError
-        when it is missing, damaged, or no label image: several pictures, other colours than grey, transparent pixels, values
+        when it is no file, damaged, or no label image: several pictures, other colours than grey, transparent pixels, values
         that are not whole numbers, or pixels that a viewer would turn.
     """
     import struct
@@ -106,6 +105,9 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
     import tifffile
 
     errors = (OSError, ValueError, LookupError, RuntimeError, TypeError, EOFError, MemoryError, ArithmeticError, AttributeError)
+    if not path.is_file():  # nobody may ever write to a pipe
+        found = "no such file" if not path.exists() else "a directory" if path.is_dir() else "a pipe, socket or device"
+        raise DataError(f"{path}: {found}; expected {expected}")
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -121,8 +123,7 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
     except OtherFormError as error:
         raise DataError(str(error)) from error
     except (*errors, SyntaxError, tokenize.TokenError, struct.error, zlib.error, tifffile.TiffFileError) as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else f"not a {what} ({first_line(error)})"
-        raise DataError(f"{path}: {found}; expected {expected}") from error
+        raise DataError(f"{path}: not a {what} ({first_line(error)}); expected {expected}") from error
 
 
 def read_one_label(path: Path, what: str, expected: str) -> NDArray[np.bool_]:
@@ -176,9 +177,8 @@ def _labels(values: NDArray[Any], samples: _Samples) -> NDArray[Any]:
         pixel = ~pixel if pixel.dtype == bool else (samples.white - pixel.astype(np.int64)).astype(pixel.dtype)
     if samples.palette is not None:
         pixel = samples.palette[pixel[..., 0].astype(np.uint8)]
-    first = pixel[..., 0]
     if pixel.shape[-1] == 1 or not (coloured := (pixel != pixel[..., :1]).any(-1)).any():
-        return np.asarray(first)
+        return np.asarray(pixel[..., 0])
     if pixel.dtype != np.uint8:
         raise ValueError(f"colours of {pixel.dtype}")
     red, green, blue = (pixel[..., number].astype(np.int32) for number in range(3))

@@ -34,8 +34,7 @@ def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Pa
         raise OutputPathError(f"{path}: a directory; expected the name of a file to write")
     if path.exists() and not path.is_file():
         raise OutputPathError(f"{path}: a device or a pipe, never replaced; expected the name of a file to write")
-    if path.exists():
-        refuse_kept(path, replaces=replaces)
+    refuse_kept(path, replaces=replaces)
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path}: exists; choose another --out, or pass --overwrite to replace it")
     return path

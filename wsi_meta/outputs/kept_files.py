@@ -56,16 +56,17 @@ def refuse_inside_store(path: Path) -> None:
 
 
 def refuse_kept(path: Path, *, replaces: str = "") -> None:
-    """Refuse to write over a file that only its own writer may replace; OutputPathError if it is one.
+    """Refuse to write over a file that only its own writer may replace, or under its name; OutputPathError if it is one.
 
     Parameters
     ----------
-    path : an existing file
+    path : a file, which need not be there
     replaces : the kind of file that the caller writes, :data:`SLIDE` or :data:`MODEL`, which may stand there
     """
     kind = _kind_of(path)
     if kind is not None and kind != replaces:
-        raise OutputPathError(f"{path}: {kind}, never replaced; choose another place")
+        found = f"{kind}, never replaced; choose another place" if path.exists() else f"named as {kind}; choose another name"
+        raise OutputPathError(f"{path}: {found}")
 
 
 def _kind_of(path: Path) -> str | None:
