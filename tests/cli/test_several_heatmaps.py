@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import zarr
@@ -15,6 +16,8 @@ from slide_files import texture, write_ome_zarr, write_slide
 from stores import write_store
 
 from wsi_meta.cli import main
+from wsi_meta.cli.running import over_heatmaps
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import open_slide
 
 COMMANDS = {
@@ -77,6 +80,24 @@ def test_one_that_fails_leaves_the_others(command: str, ending: str, maps: Path,
     assert f"{maps}/c.zarr: " in errors[1]
     assert f"{other}: its {out}/a.1{ending} was that of {maps}/a.1.zarr; give it by itself" in errors[2]
     assert (out / f"b{ending}").read_text() == "mine"
+
+
+def test_an_error_that_nobody_foresaw_leaves_the_others(maps: Path) -> None:
+    def work(heatmap: Heatmap) -> dict[str, Any]:
+        if heatmap.path.name == "a.1.zarr":
+            raise ZeroDivisionError("of a library")
+        return {"done": heatmap.path.name}
+
+    @click.command()
+    @click.option("--debug", is_flag=True)
+    def command(debug: bool) -> None:
+        del debug
+        over_heatmaps([maps], work, as_json=False)
+
+    ended = CliRunner().invoke(command)
+    assert (ended.exit_code, ended.stdout) == (1, "done: b.zarr\n"), ended.output
+    assert ended.stderr.startswith(f"Error: {maps}/a.1.zarr: ZeroDivisionError (of a library); 'wsi-meta --debug ...' shows")
+    assert "Traceback" in CliRunner().invoke(command, ["--debug"]).stderr
 
 
 def test_each_has_its_slide(tmp_path: Path) -> None:

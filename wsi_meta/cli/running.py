@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -170,7 +171,7 @@ def over_heatmaps(
                 heatmap = Heatmap.open(store).as_of_now()
                 with _files_of(store, wanted, taken) as own:
                     done.append(work(heatmap, **dict.fromkeys(files) | own))
-            except (WsiMetaError, OSError) as error:
+            except Exception as error:  # whatever one brings, the others are done
                 failed.append((store, error))
             bar.update(1)
     if done:
@@ -227,6 +228,8 @@ def _files_of(store: Path, files: Mapping[str, Path], taken: dict[Path, Path]) -
 def _raise_failed(failed: Sequence[tuple[Path, Exception]], *, some: bool) -> None:
     """Tell in a line each why heatmaps failed, the last line as the command's error; one that is the same for all once.
 
+    With ``--debug`` the tracebacks of errors that nobody foresaw come before.
+
     Parameters
     ----------
     some : whether others were done
@@ -235,9 +238,13 @@ def _raise_failed(failed: Sequence[tuple[Path, Exception]], *, some: bool) -> No
     if not some and len(set(told)) == 1:
         raise failed[0][1]
     lines = [
-        printable(f"{store}: {line}" if isinstance(error, OptionsError) else line)
+        printable(f"{store}: {line}" if isinstance(error, OptionsError) or not _is_foreseen(error) else line)
         for (store, error), line in zip(failed, told, strict=True)
     ]
+    odd = [error for _, error in failed if not _is_foreseen(error)]
+    if click.get_current_context().find_root().params.get("debug"):
+        for line in "".join(part for error in odd for part in format_exception(error)).splitlines():
+            click.echo(printable(line), err=True)
     for line in lines[:-1]:
         click.echo(f"Error: {line}", err=True)
     raise click.ClickException(lines[-1])
@@ -272,10 +279,13 @@ def _logged(level: int, logs: Mapping[Path, bool]) -> Iterator[None]:
             raise
 
 
+def _is_foreseen(error: BaseException) -> bool:
+    return isinstance(error, WsiMetaError | click.ClickException | KeyboardInterrupt | OSError)
+
+
 def _end_of(error: BaseException) -> logging.LogRecord:
     """Return a record of the error that ends a command, with the traceback where nobody foresaw it."""
-    foreseen = isinstance(error, WsiMetaError | click.ClickException | KeyboardInterrupt | OSError)
     told = error.format_message() if isinstance(error, click.ClickException) else describe_error(error)
-    trace = None if foreseen else sys.exc_info()
+    trace = None if _is_foreseen(error) else sys.exc_info()
     facts = {"event": "command failed", "error": told}
     return logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "%s", (told,), trace, extra={"facts": facts})
