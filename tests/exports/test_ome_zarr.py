@@ -57,6 +57,16 @@ def test_an_image_of_format_2_holds_the_same_values(heatmap: Heatmap, tmp_path: 
     assert [channel["label"] for channel in channels["channels"]] == ["tumor probability"]
 
 
+def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    """Other languages refuse JSON with half a pair of surrogates."""
+    store = write_store(tmp_path / "caf\udce9.zarr", np.full((5, 5), 0.9, np.float32))
+    out = export(store, tmp_path / "map.ome.zarr")
+    assert (out / ".zattrs").read_text().count("caf\\\\xe9") == 3
+    assert not any("\\ud" in file.read_text() for file in out.rglob(".zattrs"))
+    ome = json.loads((store.path / "zarr.json").read_text())["attributes"]["ome"]
+    assert (ome["multiscales"][0]["name"], ome["omero"]["name"]) == ("caf\\xe9", "caf\\xe9")
+
+
 def test_thresholds_say_which_lesions_are_labels(heatmap: Heatmap, tmp_path: Path) -> None:
     group = zarr.open_group(export(heatmap, tmp_path / "map.ome.zarr", threshold=0.8), mode="r")
     assert np.unique(_read(group, "labels/lesions/0")).tolist() == [0, 1]

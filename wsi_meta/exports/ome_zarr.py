@@ -17,6 +17,7 @@ from wsi_meta.heatmaps.pyramid import LEVEL_CHUNK, coarser_levels, label_arrays
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.paths import UNIQUE, unique_name
 from wsi_meta.outputs.writing import written_folder
+from wsi_meta.words import printable
 
 if TYPE_CHECKING:
     import zarr
@@ -54,7 +55,7 @@ def write_ome_zarr(heatmap: Heatmap, lesions: dict[str, Any], folder: Path) -> N
     channels = {channel: values for channel, values in kept.items() if values is not None}
     levels = [np.stack(level) for level in zip(*([v, *coarser_levels(v)] for v in channels.values()), strict=True)]
     paths = [str(number) for number in range(len(levels))]
-    told = {"slide": record.slide.file, "model": record.identity.model, "finished": heatmap.finished}
+    told = {"slide": printable(record.slide.file), "model": record.identity.model, "finished": heatmap.finished}
     described = multiscale(name, grid.cell_um, paths, channels=True) | {"version": VERSION, "type": "maximum"}
     attributes = {"multiscales": [described], "omero": omero(name, channels) | {"version": VERSION}, MARK: told}
     group = zarr.create_group(folder, zarr_format=2, attributes=attributes)

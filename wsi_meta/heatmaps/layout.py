@@ -21,6 +21,7 @@ from wsi_meta.heatmaps.regions import SIZE_COLOURS
 from wsi_meta.outputs.paths import UNIQUE
 from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.words import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -174,7 +175,7 @@ def omero(name: str, channels: Iterable[str]) -> dict[str, Any]:
         for channel, (colour, highest) in CHANNELS.items()
         if channel in channels
     ]
-    return {"name": name, "channels": shown, "rdefs": {"model": "color"}}
+    return {"name": printable(name), "channels": shown, "rdefs": {"model": "color"}}
 
 
 def label_metadata(name: str, cell_um: float, levels: int, lesions: dict[str, Any] | None) -> dict[str, Any]:
@@ -225,4 +226,4 @@ def multiscale(name: str, cell_um: float, paths: list[str], *, channels: bool = 
         for level in range(len(paths))
     )
     datasets = [{"path": path, "coordinateTransformations": place} for path, place in zip(paths, places, strict=True)]
-    return {"name": name, "axes": first + space, "datasets": datasets}
+    return {"name": printable(name), "axes": first + space, "datasets": datasets}
