@@ -76,7 +76,13 @@ APERIO = "Aperio Image Library v12.0.15\r\n{0} [0,0{1}{0}] (256x256) JPEG/RGB Q=
             None,
         ),
         ("75x70", ",", 0.243, "of 75 x 70 px of 0.243 um, .* pass --mpp (0.243 if .*, 0.06075 if", None),
-        ("300x280", " ", 0.972, None, "says 0.243 um per pixel, which is used, but 0.972 in its resolution tags; pass --mpp"),
+        (
+            "300x280",
+            " ",
+            0.972,
+            None,
+            "but 0.972 in its resolution tags; if these are right, give --mpp, or the manifest's mpp",
+        ),
     ],
 )
 def test_an_aperio_slide_whose_description_is_of_another_picture(

@@ -99,8 +99,8 @@ def warn_of_another_mpp(
         told = "%s: says %g um per pixel, which is used; --mpp %g is for those that say none (name one slide, or a manifest)"
         logger.warning(told, path, used, given)
     if (tags := _mpp_of_tags(properties)) is not None and differs(tags, used):
-        told = "%s: says %g um per pixel, which is used, but %g in its resolution tags; pass --mpp if these are right"
-        logger.warning(told, path, used, tags)
+        told = "%s: says %g um per pixel, which is used, but %g in its resolution tags; if these are right, "
+        logger.warning(told + "give --mpp, or the manifest's mpp", path, used, tags)
 
 
 def _mpp_of_tags(properties: dict[str, str]) -> float | None:
