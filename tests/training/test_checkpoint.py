@@ -407,6 +407,8 @@ def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_p
     assert once_more.validation.to_dict() == first.validation.to_dict()
     assert (once_more.best_epoch, once_more.stopped) == (first.best_epoch, first.stopped)
     assert out.read_bytes() == written
+    out.write_bytes(written.replace(rb"best_epoch\"", rb"last_epoch\""))  # a card that does not say it
+    assert train_tiny(patch_folder, out, resume=True, **options).best_epoch == first.best_epoch
 
 
 def test_resume_without_anything_to_resume_starts(patch_folder: Path, tmp_path: Path) -> None:

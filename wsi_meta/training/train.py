@@ -184,10 +184,10 @@ def _owned(out: Path, init: str | Path, options: TrainOptions, processes: Proces
 def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) -> TrainResult:
     """Return the result of a training that finished before; OutputExistsError when something else is asked for now."""
     out = job.out
-    card, epochs = read_own_card(out, asked, validation.preprocessing), read_history(out)
+    _, epochs = read_own_card(out, asked, validation.preprocessing), read_history(out)
     note("finished already; nothing is left to train", enabled=job.options.progress)
     logits = job.processes.share(validation.logits(read_weights(out)) if job.processes.first else None)
-    return _result(job, Outcome(card.training["best_epoch"], logits, turned(epochs, job.recipe.patience)), validation)
+    return _result(job, Outcome(job.parts.best_epoch(epochs), logits, turned(epochs, job.recipe.patience)), validation)
 
 
 def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
