@@ -157,11 +157,20 @@ def test_an_unfinished_scan_is_no_damage(store: Path) -> None:
         (lambda store: _edit(store, lambda parts: parts.clear()), "a zarr group, but not from wsi-meta"),
         (lambda store: (store / "zarr.json").write_text("{"), "its record, zarr.json, is missing, empty or cut"),
         (lambda store: (store / "0" / "zarr.json").unlink(), "its array '0' is missing"),
+        (
+            lambda store: (store / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes_": {}}'),
+            "its record, zarr.json, is missing, empty or cut",
+        ),
     ],
 )
 def test_a_record_that_is_not_whole_is_damage(store: Path, damage: Callable[[Path], object], told: str) -> None:
     damage(store)
     assert _line(store).startswith(f"damaged: {told}")
+
+
+def test_a_store_of_a_newer_format_is_no_damage(store: Path) -> None:
+    _edit(store, lambda parts: parts["wsi_meta"].update(format_version=99))
+    assert _line(store) == "unreadable: heatmap format 99 is newer than 1; update wsi-meta"
 
 
 def test_what_the_disk_does_not_give_is_no_damage(store: Path) -> None:

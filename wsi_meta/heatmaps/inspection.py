@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import HeatmapError
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.lesions import MEND_UNREAD, lesion_facts
-from wsi_meta.heatmaps.ownership import NO_HEATMAP, is_heatmap_path, stores_in
+from wsi_meta.heatmaps.ownership import NO_HEATMAP, is_heatmap_path, is_newer, stores_in
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.soundness import damaged_blocks, stale_labels, stale_levels
 from wsi_meta.heatmaps.store import Heatmap
@@ -41,7 +41,7 @@ class StoreCheck:
     """Path of the store."""
     state: str
     """``sound``: scanned to the end, and all is there. ``unfinished``: sound as far as it goes. ``damaged``. ``unreadable``:
-    the disk or the network does not give it. ``no heatmap``: it is something else, such as a slide."""
+    the disk or the network does not give it, or it is of a newer format. ``no heatmap``: something else, such as a slide."""
     found: str
     """What was found, where, and what to do, in one line."""
     blocks: int | None = None
@@ -151,7 +151,7 @@ def _check(store: Path) -> StoreCheck:
         heatmap = Heatmap.open(store)
         return _judge(heatmap, damaged_blocks(heatmap))
     except HeatmapError as error:
-        state = "damaged" if is_heatmap_path(store) else "no heatmap"
+        state = "unreadable" if is_newer(store) else "damaged" if is_heatmap_path(store) else "no heatmap"
         return StoreCheck(str(store), state, one_line(error).removeprefix(f"{store}: ").removeprefix("damaged: "))
     except OSError as error:
         return StoreCheck(str(store), "unreadable", f"{error.strerror or one_line(error)}; try again when it can be read")

@@ -34,6 +34,7 @@ __all__ = [
     "NO_HEATMAP",
     "claimed",
     "is_heatmap_path",
+    "is_newer",
     "is_store",
     "is_torn_store",
     "open_group",
@@ -214,13 +215,9 @@ def _settle(old: Path, path: Path) -> None:
 
 
 def open_group(path: Path) -> zarr.Group:
-    """Open a group that holds the record of a scan, damaged or not; HeatmapError where there is none.
+    """Open a group that holds the record of a scan, damaged or not.
 
-    Raises
-    ------
-    HeatmapError
-    OSError
-        when the disk or the network does not give it.
+    HeatmapError where there is none; OSError where the disk or the network does not give it.
     """
     import zarr
     from zarr.errors import BaseZarrError
@@ -230,16 +227,7 @@ def open_group(path: Path) -> zarr.Group:
         raise HeatmapError(f"{path}: {found}; expected a heatmap from 'wsi-meta scan'")
     try:
         group = zarr.open_group(path.absolute(), mode="r+", zarr_format=3)
-    except (
-        BaseZarrError,
-        OSError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # zarr raises whatever odd metadata lead to
         if isinstance(error, OSError) and not isinstance(error, (BaseZarrError, *NOTHING_THERE)):
             raise  # the disk's or the network's error: it may be a store
         if inside := stores_in(path):
@@ -255,9 +243,18 @@ def open_group(path: Path) -> zarr.Group:
     parts: Any = group.attrs.get("wsi_meta")
     if not isinstance(parts, dict) or "identity" not in parts:
         raise HeatmapError(f"{path}: a zarr group, but not from wsi-meta; expected a heatmap from 'wsi-meta scan'")
-    if isinstance(version := parts.get("format_version"), int) and version > FORMAT_VERSION:
-        raise HeatmapError(f"{path}: heatmap format {version} is newer than {FORMAT_VERSION}; update wsi-meta")
+    if _is_newer(parts):
+        raise HeatmapError(f"{path}: heatmap format {parts['format_version']} is newer than {FORMAT_VERSION}; update wsi-meta")
     return group
+
+
+def is_newer(path: Path) -> bool:
+    """Tell whether a store says that it is of a newer format than this version knows."""
+    return is_store(path) and _is_newer(from_json((path / "zarr.json").read_bytes())["attributes"]["wsi_meta"])
+
+
+def _is_newer(parts: dict[str, Any]) -> bool:
+    return isinstance(version := parts.get("format_version"), int) and version > FORMAT_VERSION
 
 
 @contextmanager
