@@ -22,7 +22,7 @@ from wsi_meta.challenges.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.errors import DataError, HeatmapError, WsiMetaError
 from wsi_meta.files.address import name_in, slide_name
 from wsi_meta.heatmaps.ownership import stores_in
-from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, slide_test_of
+from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, slide_test_and_corner
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.masks.tumor_masks import MASK_ENDINGS
 from wsi_meta.outputs.kept_files import CORRECTED
@@ -107,7 +107,8 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     masks = [name for name in judged_names if name in truths and name not in drawn]
     qupath = [name for name, file in drawn.items() if file.origin is None]
     shown = _find_slides(truth, qupath, judged_names, reading.slides)
-    outlines = {name: sort_truth(file, reading.names, _corner(shown.get(name))) for name, file in drawn.items()}
+    corners = {name: frame.corner or (0, 0) for name, frame in shown.items()}
+    outlines = {name: sort_truth(file, reading.names, corners.get(name, (0, 0))) for name, file in drawn.items()}
     corrected = {} if reading.corrections is None else _read_corrections(reading.corrections, judged_names)
     points = {name: read_detections(found[name]) for name in judged_names}
     judged = []
@@ -171,7 +172,7 @@ def _find_slides(truth: Path, qupath: Sequence[str], judged: Sequence[str], slid
     shown = {name: frame for name in judged for path in files.get(name, [])[:1] if (frame := _frame_of(path)) is not None}
     for name in qupath:
         frames = (frame_of(path) for path in files.get(name, []))
-        if (frame := next((frame for frame in frames if frame.bounds is not None), None)) is None:
+        if (frame := next((frame for frame in frames if frame.corner is not None), None)) is None:
             raise DataError(f"{slides}: no slide or heatmap of '{name}', whose outlines are QuPath's; expected {name}.zarr")
         shown[name] = frame
     return shown
@@ -188,11 +189,6 @@ def _refuse_beyond(path: Path, points: Detections, extent: tuple[int, int]) -> N
         )
 
 
-def _corner(shown: SlideFrame | None) -> tuple[int, int]:
-    """Return the level-0 pixel that QuPath counts from."""
-    return (0, 0) if shown is None or shown.bounds is None else shown.bounds.corner
-
-
 def _reach(points: dict[str, Detections], outlines: dict[str, Annotations]) -> int:
     """Return the largest level-0 coordinate of a detection or an outline."""
     drawn = [outline.vertices.max() for annotations in outlines.values() for outline in annotations.tumor]
@@ -207,9 +203,10 @@ def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected
         raise DataError(f"{folder}: holds no corrections of these slides; expected <slide>{CORRECTED} of wsi-meta view")
     if others := [path.name for name, path in by_name.items() if name not in names]:
         logger.warning("%s: of no slide that is judged: %s", folder, some_of(others))
-    ours = {name: path for name, path in by_name.items() if name in names}
-    stores = {name: folder / f"{path.name.removesuffix(CORRECTED)}.zarr" for name, path in ours.items()}
-    return {name: read_corrected(path, *slide_test_of(stores[name])) for name, path in ours.items()}
+    ours = {
+        name: (path, folder / f"{path.name.removesuffix(CORRECTED)}.zarr") for name, path in by_name.items() if name in names
+    }
+    return {name: read_corrected(path, *slide_test_and_corner(store)) for name, (path, store) in ours.items()}
 
 
 def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> dict[str, str]:

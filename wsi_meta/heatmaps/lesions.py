@@ -274,11 +274,11 @@ def _find(
 
 def qupath_origin(heatmap: Heatmap, out: Path) -> tuple[int, int] | None:
     """Return the corner of what QuPath shows of a slide; None, with a warning, where an older store does not say."""
-    bounds = heatmap.record.slide.bounds
-    if bounds is None and out.suffix.lower() == ".geojson":
+    corner = heatmap.record.slide.corner
+    if corner is None and out.suffix.lower() == ".geojson":
         told = "%s: does not say which part of the slide QuPath shows, so %s is in level-0 pixels; scan again for it"
         logger.warning(told, heatmap.path, out)
-    return None if bounds is None else bounds.corner
+    return corner
 
 
 def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:

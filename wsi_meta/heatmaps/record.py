@@ -127,6 +127,11 @@ class ScannedSlide:
     bounds: Bounds | None = None
     """The part of it that QuPath shows, see :class:`wsi_meta.Slide`; None in a store that was made before bounds were kept."""
 
+    @property
+    def corner(self) -> tuple[int, int] | None:
+        """The level-0 pixel that QuPath counts from; None where that is not known."""
+        return None if self.bounds is None else self.bounds.corner
+
 
 @dataclass(frozen=True)
 class ScannedTissue:
@@ -225,12 +230,9 @@ class ScanRecord:
         """Return the record as plain JSON values."""
         parts: dict[str, Any] = {"format_version": FORMAT_VERSION, "grid": self.grid.to_dict()}
         parts |= asdict(replace(self, lesions=None))  # asdict copies every number, and lesions may be megabytes
-        if self.slide.bounds is None:  # as the older store that it was read from
-            del parts["slide"]["bounds"]
-        if self.tissue.inked is None:
-            del parts["tissue"]["inked"]
-        if not self.tissue.unread:
-            del parts["tissue"]["unread"]
+        for part, name in (("slide", "bounds"), ("tissue", "inked"), ("tissue", "unread")):
+            if parts[part][name] is None or parts[part][name] is False:  # as the older store that it was read from
+                del parts[part][name]
         parts = {name: part for name, part in parts.items() if part not in (None, ()) or name not in LATER_PARTS}
         return parts | {"model": self.model.to_dict(), "lesions": self.lesions}
 

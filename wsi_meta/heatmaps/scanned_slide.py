@@ -16,7 +16,6 @@ from wsi_meta.heatmaps.ownership import is_heatmap_path
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.readers.choice import READERS
-from wsi_meta.readers.reader import Bounds
 from wsi_meta.slides.slide import Slide, open_slide
 
 __all__ = [
@@ -26,18 +25,18 @@ __all__ = [
     "is_scanned_slide",
     "open_as_scanned",
     "open_scanned_slide",
-    "slide_test_of",
+    "slide_test_and_corner",
 ]
 
 
 @dataclass(frozen=True)
 class SlideFrame:
-    """How large a slide is, and what QuPath shows of it."""
+    """How large a slide is, and from where QuPath counts."""
 
     extent: tuple[int, int]
     """Width and height, level-0 pixels."""
-    bounds: Bounds | None
-    """None where an older heatmap does not say."""
+    corner: Origin | None
+    """Of what QuPath shows, level-0 pixels; None where an older heatmap does not say."""
 
 
 def frame_of(path: Path) -> SlideFrame:
@@ -49,9 +48,9 @@ def frame_of(path: Path) -> SlideFrame:
     """
     if is_heatmap_path(path):
         scanned = Heatmap.open(path).record.slide
-        return SlideFrame((scanned.width, scanned.height), scanned.bounds)
+        return SlideFrame((scanned.width, scanned.height), scanned.corner)
     with open_slide(path) as slide:
-        return SlideFrame((slide.width, slide.height), slide.bounds)
+        return SlideFrame((slide.width, slide.height), slide.bounds.corner)
 
 
 def open_as_scanned(record: ScanRecord, slide: str | Path | Address) -> Slide:
@@ -105,7 +104,7 @@ def is_scan_of(heatmap: Heatmap, slide: Slide) -> bool:
     return slide.reader != identity.reader and bool(is_scanned_slide(heatmap, slide.path))
 
 
-def slide_test_of(store: Path) -> tuple[Callable[[str], bool], Origin | None]:
+def slide_test_and_corner(store: Path) -> tuple[Callable[[str], bool], Origin | None]:
     """Return what tells whether a fingerprint is that of a heatmap's slide, and the corner of what QuPath shows of it.
 
     Where there is no heatmap, any fingerprint is taken, and the corner is not known, nor where an older one does not say it.
@@ -118,5 +117,4 @@ def slide_test_of(store: Path) -> tuple[Callable[[str], bool], Origin | None]:
     if not store.exists():
         return lambda _told: True, None
     record = Heatmap.open(store).record
-    bounds = record.slide.bounds
-    return partial(may_be_one, record.identity.slide), None if bounds is None else bounds.corner
+    return partial(may_be_one, record.identity.slide), record.slide.corner

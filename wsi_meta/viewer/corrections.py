@@ -163,8 +163,7 @@ def _parse(content: bytes, heatmap: Heatmap) -> Corrections:
 
 
 def _written(heatmap: Heatmap, given: Corrections) -> str:
-    bounds = heatmap.record.slide.bounds
-    origin = None if bounds is None else bounds.corner
+    origin = heatmap.record.slide.corner
     features = [_feature(one, origin or (0, 0)) for one in given.found]
     return json.dumps(collection(features, origin, corrections=1, slide=heatmap.record.identity.slide)) + "\n"
 

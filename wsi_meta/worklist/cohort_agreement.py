@@ -172,7 +172,6 @@ def _hits(folder: Path, name: str, row: Row) -> SlideHits:
     drawn = Path(from_file_uri(row["annotations"])) if row["annotations"] else None
     extent = record.slide.width, record.slide.height
     if drawn is not None and drawn.suffix.lower() in OUTLINE_ENDINGS:
-        bounds = record.slide.bounds
-        outlines = sort_truth(read_drawn(drawn), DEFAULT_NAMES, bounds.corner if bounds else (0, 0))
+        outlines = sort_truth(read_drawn(drawn), DEFAULT_NAMES, record.slide.corner or (0, 0))
         return match_slide(name, points, outlines, extent=extent).hits
     return match_slide(name, points, drawn, None, extent=extent).hits
