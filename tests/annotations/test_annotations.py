@@ -313,6 +313,16 @@ def test_holes_that_enclose_nothing_are_left_out(tmp_path: Path, caplog: pytest.
         ("e.json", '{"positive": [{"vertices": [[1], [2], [3]]}]}', "ValueError"),
         ("f.geojson", json.dumps([_feature("Point", [1, 2], {})]), "Point, expected Polygon"),
         ("g.geojson", json.dumps([_feature("Polygon", [], {})]), "empty Polygon, expected Polygon"),
+        (
+            "h.geojson",
+            json.dumps([_feature("Polygon", [[[1, 5, 2, 5], [3, 0, 2, 5], [4, 5, 5, 0]]], {})]),
+            "of 4 numbers, expected",
+        ),
+        (
+            "i.geojson",
+            json.dumps([_feature("Polygon", [[[1, 2], [3, 0, 2], [4, 5]]], {})]),
+            "of 2 or 3 numbers, expected x and",
+        ),
         ("i.geojson", '"a word"', "str where a feature should be"),
         ("j.geojson", "[" * 100000, "nested too deeply"),
         ("c.xml", "<Annotations><Slide/></Annotations>", "element 'Slide', expected Annotation, a layer of ImageScope or HALO"),

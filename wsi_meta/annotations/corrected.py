@@ -79,7 +79,7 @@ def read_corrected(path: Path, is_of: Callable[[str], bool], origin: Origin | No
     if drawn.origin is None and origin is None:
         raise DataError(
             f"{path}: does not say where its coordinates count from, as after another program; expected the heatmap that it "
-            "belongs to beside it, which says it"
+            "belongs to beside it, which says it; one of an early version does not: scan again"
         )
     marked = sort_outlines(drawn, DEFAULT_NAMES, origin or (0, 0))
     if drawn.slide is not None and not is_of(drawn.slide):
