@@ -310,13 +310,16 @@ class TestInAFrameOfItsOwn:
     @pytest.mark.parametrize(
         ("value", "told", "kind"), [(0.1, "no lesion found", "Neo"), (np.nan, "nothing was scanned", "Unk")]
     )
-    def test_no_lesion_is_an_empty_segment(self, value: float, told: str, kind: str, hd: Any, tmp_path: Path) -> None:
+    def test_no_lesion_is_an_empty_segment(
+        self, value: float, told: str, kind: str, hd: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         store = write_store(tmp_path / "s.zarr", np.full((5, 5), value, np.float32), mpp=0.25)
         written = hd.seg.segread(export(store, tmp_path / "x.dcm"))
         (segment,) = written.SegmentSequence
         assert segment.SegmentLabel == told
         assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning.startswith(kind)
         assert not written.get_total_pixel_matrix(combine_segments=True).any()
+        assert not [record for record in caplog.records if record.name.startswith("highdicom")]
 
     def test_no_lesion_of_an_area_is_not_no_lesion(self, hd: Any, tmp_path: Path) -> None:
         store = store_of(tmp_path / "s.zarr", "0" * 64)

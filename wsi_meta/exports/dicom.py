@@ -80,6 +80,7 @@ def write_segmentation(
         content_label="LESIONS",
         content_description="lesions found by wsi-meta; research use only",
         series_number=1001,
+        omit_empty_frames=bool(cells.any()),  # else highdicom warns
         **common,
     )
     segmentation.save_as(file)
