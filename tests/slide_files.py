@@ -220,6 +220,11 @@ def stored_tiles(path: Path, level: int = 0) -> list[tuple[int, int]]:
         return list(zip(page.dataoffsets, page.databytecounts, strict=True))
 
 
+def with_undefined_code(lzw: bytes | bytearray) -> bytes:
+    """LZW whose first code stands for nothing yet: after nine bits for 256, nine bits for 300."""
+    return bytes([0x80, 0x4B, lzw[2] & 0x3F, *lzw[3:]])
+
+
 def overwrite(path: Path, offset: int, content: bytes) -> None:
     """Write bytes into a file."""
     with path.open("r+b") as file:

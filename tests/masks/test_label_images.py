@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from slide_files import rename_tag, with_undefined_code
 
 from wsi_meta.errors import DataError
 from wsi_meta.files.process_settings import whole_pictures
@@ -277,4 +278,38 @@ def test_a_bool_array_that_tifffile_wrote_as_white_is_zero_is_told(tmp_path: Pat
 def test_only_a_file_is_opened(tmp_path: Path, make: Callable[[Path], None], told: str) -> None:
     make(path := tmp_path / "mask.png")
     with pytest.raises(DataError, match=rf"mask\.png: {told}; expected a mask$"):
+        _read(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": (16, 16)}, {"rowsperstrip": 24}, {"rowsperstrip": 24, "planar": True}])
+def test_lzw_is_looked_at_before_it_is_decoded(tmp_path: Path, options: dict[str, Any]) -> None:
+    """The decoder that tifffile uses reads whatever memory there is, or ends the process, for a code that is not defined."""
+    planar = options.pop("planar", False)
+    values = np.stack([GREY] * 3) if planar else GREY
+    colours = {"photometric": "rgb", "planarconfig": "separate"} if planar else {"photometric": "minisblack"}
+    _tiff(path := tmp_path / "m.tif", values, compression="lzw", **colours, **options)
+    assert np.array_equal(_read(path), WHERE)
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        offset, length = page.dataoffsets[-1], page.databytecounts[-1]
+    stored = path.read_bytes()
+    damaged = with_undefined_code(stored[offset : offset + length])
+    path.write_bytes(stored[:offset] + damaged + stored[offset + length :])
+    with pytest.raises(DataError, match="not yet in table"):
+        _read(path)
+
+
+def test_reversed_lzw_is_read(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(path := tmp_path / "m.tif", compression="tiff_lzw", tiffinfo={266: 2})
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        assert (int(page.compression), page.fillorder) == (5, 2)
+    assert np.array_equal(_read(path), WHERE)
+
+
+def test_a_tiff_that_does_not_say_what_0_is(tmp_path: Path) -> None:
+    """Which tifffile takes for white."""
+    _tiff(path := tmp_path / "m.tif", GREY, photometric="minisblack")
+    rename_tag(path, "PhotometricInterpretation", 261)
+    with pytest.raises(DataError, match="does not say whether 0 is black or white"):
         _read(path)

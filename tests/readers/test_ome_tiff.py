@@ -13,7 +13,7 @@ import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
 from range_server import served
-from slide_files import overwrite, rename_tag, set_tile_tag, stored_tiles, texture, write_jpeg_slide
+from slide_files import overwrite, rename_tag, set_tile_tag, stored_tiles, texture, with_undefined_code, write_jpeg_slide
 
 from wsi_meta import open_slide
 from wsi_meta.errors import SlideReadError
@@ -304,6 +304,7 @@ def test_a_tile_that_decodes_to_another_size_is_damaged(tmp_path: Path, image: N
         ("zlib", imagecodecs.zlib_encode(bytes(64 * 96 * 3 + 1)), ""),
         ("zlib", imagecodecs.zlib_encode(bytes(64 * 96 * 3 - 1)), ""),
         ("lzw", imagecodecs.lzw_encode(bytes(100)), ""),
+        ("lzw", with_undefined_code(imagecodecs.lzw_encode(bytes(64 * 96 * 3))), "not yet in table"),
         ("jpeg2000", imagecodecs.jpeg2k_encode(np.zeros((64, 95, 3), np.uint8)), "95 x 64 px of 3 colours"),
         ("jpeg2000", imagecodecs.jpeg2k_encode(texture(64, 96))[:2000], "that breaks off"),
         ("jpeg", imagecodecs.jpeg8_encode(np.zeros((32, 96, 3), np.uint8)), ""),

@@ -8,7 +8,6 @@ palettes, planes that are stored one behind the other, and alpha. TIFF (with or 
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,9 @@ import numpy as np
 
 from wsi_meta.errors import DataError
 from wsi_meta.files.process_settings import whole_pictures
+from wsi_meta.masks.mask_pages import MOST_PACKED, check_page, refuse_larger
 from wsi_meta.tiffs.pixel_form import OtherFormError, exif_orientation, refuse_turned
-from wsi_meta.tiffs.tags import MAX_TILE_PX, ORIENTATION, is_tiff
+from wsi_meta.tiffs.tags import ORIENTATION, is_tiff
 from wsi_meta.words import first_line, some_of
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 BAND_ROWS = 512
 """Rows that are read together where the file does not say how its pixels are stored."""
-MOST_PACKED = 1100
-"""Largest ratio of pixels to bits in a file that is believed: deflate reaches 1,032."""
 COLOUR = 1 << 24
 """Label of a colour: this and its 24 bits, so that no colour has the label of a grey."""
 NO_NUMBER = -(1 << 32)
@@ -255,7 +253,7 @@ def _of_tiff(tiff: Any) -> LabelImage:
 
     series = tiff.series[0]
     for later in tiff.series[1:]:
-        _refuse_larger(series.keyframe, later.keyframe)
+        refuse_larger(series.keyframe, later.keyframe)
     page, axes = series.keyframe, series.axes
     if axes not in ("YX", "YXS", "SYX"):
         raise ValueError(f"several pictures in one file: shape {series.shape}, axes {axes}")
@@ -278,23 +276,7 @@ def _of_tiff(tiff: Any) -> LabelImage:
             tiff.filehandle.path,
         )
     for level in series.levels:
-        _check_size(level.keyframe, tiff.filehandle.size)
+        check_page(level.keyframe, tiff.filehandle.size)
         refuse_turned(tiff.filehandle.path, level.keyframe.tags.valueof(ORIENTATION, default=1))
     levels = tuple(zarr.open_array(series.aszarr(level=level), mode="r") for level in range(len(series.levels)))
     return LabelImage(levels, _Samples(axes == "SYX", 1 if grey else 3, white, palette), page.databytecounts)
-
-
-def _refuse_larger(first: Any, later: Any) -> None:
-    """Raise ValueError when a later picture of a TIFF is as large as the first, or larger: it may be the one that is meant."""
-    sizes = [(page.imagewidth, page.imagelength) for page in (first, later)]
-    if math.prod(sizes[1]) >= math.prod(sizes[0]):
-        told = [f"{width} x {height} px" for width, height in sizes]
-        raise ValueError(f"its first picture has {told[0]}, a later one {told[1]}; put the largest first, or keep one alone")
-
-
-def _check_size(page: Any, size: int) -> None:
-    """Raise ValueError when a page of a TIFF declares more pixels than its tiles, or a file of `size` bytes, can hold."""
-    declared, stored = math.prod(page.chunked), len(page.dataoffsets)
-    tile = math.prod(page.chunks)
-    if declared > stored or tile > max(MAX_TILE_PX, 8 * MOST_PACKED * size):
-        raise ValueError(f"{page.imagewidth} x {page.imagelength} px in {stored} tiles or strips of {tile}: damaged")

@@ -16,10 +16,11 @@ from wsi_meta.tiffs.codestreams import (
     declared_size,
     decode_jpeg,
     decode_jpeg2000,
+    decode_lzw,
     stored_colours,
 )
 from wsi_meta.tiffs.sparse_tiles import TileGrid
-from wsi_meta.tiffs.tags import JPEG, PREDICTED, YCBCR
+from wsi_meta.tiffs.tags import JPEG, LZW, PREDICTED, YCBCR
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKED", "DECODERS", "JPEG2000", "TileForm", "TiledLevel", "read_part"]
 
-JPEG2000, DEFLATE, BY_LENGTH = (33004, 33005, 34712), (8, 32946), (5, 32773, 50000)
+JPEG2000, DEFLATE, BY_LENGTH = (33004, 33005, 34712), (8, 32946), (LZW, 32773, 50000)
 """TIFF's numbers of compressions; JPEG 2000 of RGB; LZW, PackBits and Zstandard, whose damage shows in how many bytes they
 give."""
 CHECKED = (1, JPEG, *DEFLATE, *BY_LENGTH, 33003, *JPEG2000)
 """Those that are checked: also JPEG 2000 of YCbCr, and of tiles that are stored as they are where they lie."""
 DECODERS: dict[int, str] = {
     1: "none",
-    5: "lzw",
+    LZW: "lzw",
     8: "zlib",
     32773: "packbits",
     32946: "zlib",
@@ -160,5 +161,8 @@ def _decoder(compression: int) -> Callable[[bytes, int], Any]:
         return lambda stored, _: stored
     if compression in JPEG2000:
         return decode_jpeg2000
+    # one more than fits: too much is noticed, and takes no memory
+    if compression == LZW:
+        return lambda stored, whole: decode_lzw(stored, whole + 1)
     decode = getattr(imagecodecs, f"{DECODERS[compression]}_decode")
-    return lambda stored, whole: decode(stored, out=whole + 1)  # one more than fits: too much is noticed, and takes no memory
+    return lambda stored, whole: decode(stored, out=whole + 1)

@@ -1,4 +1,4 @@
-"""JPEG, JPEG 2000 and deflate as bytes: what they say of themselves, and what shows that they are not whole.
+"""JPEG, JPEG 2000, deflate and LZW as bytes: what they say of themselves, and what shows that they are not whole.
 
 Libraries decode a damaged one to pixels that look like tissue, with a warning at most. Here it is a ValueError.
 """
@@ -6,13 +6,28 @@ Libraries decode a damaged one to pixels that look like tissue, with a warning a
 from __future__ import annotations
 
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.tiffs.tags import RGB, YCBCR
+from wsi_meta.tiffs.tags import (
+    BITS,
+    BLACK_IS_ZERO,
+    COMPRESSION,
+    HEIGHT,
+    LZW,
+    PHOTOMETRIC,
+    RGB,
+    ROWS_PER_STRIP,
+    SAMPLES,
+    STRIP_LENGTHS,
+    STRIP_OFFSETS,
+    WIDTH,
+    YCBCR,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,9 +36,11 @@ __all__ = [
     "check_deflate",
     "check_jpeg",
     "check_jpeg2000",
+    "check_lzw",
     "declared_size",
     "decode_jpeg",
     "decode_jpeg2000",
+    "decode_lzw",
     "stated_colours",
     "stored_colours",
     "tables_of",
@@ -130,6 +147,35 @@ def decode_jpeg2000(stored: bytes, values: int) -> Any:
     if (right - left) * (bottom - top) * planes != values:
         raise ValueError(f"{right - left} x {bottom - top} px of {planes} colours")
     return imagecodecs.jpeg2k_decode(stored)
+
+
+def decode_lzw(stored: bytes, most: int) -> Any:
+    """Return what a LZW stream holds, at most so many bytes, or one less; an error of imagecodecs' where it is damaged.
+
+    By libtiff: imagecodecs' own decoder believes codes that stand for nothing yet, and reads whatever memory there is.
+    """
+    import imagecodecs
+
+    try:
+        return imagecodecs.tiff_decode(_as_tiff(stored, most)).reshape(-1)
+    except imagecodecs.TiffError:
+        return imagecodecs.tiff_decode(_as_tiff(stored, most - 1)).reshape(-1)
+
+
+def check_lzw(stored: bytes, values: int, *, reversed_bits: bool = False) -> None:
+    """Find damage in the LZW stream of so many bytes; RuntimeError. It may hold more: the rest is not looked at."""
+    import imagecodecs
+
+    imagecodecs.tiff_decode(_as_tiff(bytes(imagecodecs.bitorder_decode(stored)) if reversed_bits else stored, values))
+
+
+def _as_tiff(stored: bytes, values: int) -> bytes:
+    """Return a TIFF of one row of grey values, in one strip of LZW."""
+    ends = 8 + 2 + 9 * 12 + 4
+    tags = {WIDTH: values, HEIGHT: 1, BITS: 8, COMPRESSION: LZW, PHOTOMETRIC: BLACK_IS_ZERO, STRIP_OFFSETS: ends, SAMPLES: 1}
+    tags |= {ROWS_PER_STRIP: 1, STRIP_LENGTHS: len(stored)}
+    listed = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"".join((b"II*\0", struct.pack("<IH", 8, len(tags)), listed, bytes(4), stored))
 
 
 def check_deflate(stored: bytes, most: int) -> None:

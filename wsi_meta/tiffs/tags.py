@@ -21,6 +21,7 @@ __all__ = [
     "JPEG",
     "KIND",
     "LENGTHS",
+    "LZW",
     "MAX_TILE_PX",
     "NONE",
     "OFFSETS",
@@ -34,9 +35,11 @@ __all__ = [
     "PREDICTOR",
     "REDUCED",
     "RGB",
+    "ROWS_PER_STRIP",
     "SAMPLES",
     "SAMPLE_FORMAT",
     "SEPARATE",
+    "STRIP_LENGTHS",
     "STRIP_OFFSETS",
     "SUB_PAGES",
     "TILE_HEIGHT",
@@ -54,7 +57,7 @@ __all__ = [
 KIND, WIDTH, HEIGHT, PLANES, SUB_PAGES = 254, 256, 257, 284, 330
 """Tags of a page: NewSubfileType, sizes, and where the pages within it stand."""
 TILE_WIDTH, TILE_HEIGHT = 322, 323
-STRIP_OFFSETS, STRIP_LENGTHS, TILE_OFFSETS, TILE_LENGTHS = 273, 279, 324, 325
+STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_LENGTHS, TILE_OFFSETS, TILE_LENGTHS = 273, 278, 279, 324, 325
 OFFSETS, LENGTHS = (STRIP_OFFSETS, TILE_OFFSETS), (STRIP_LENGTHS, TILE_LENGTHS)
 """Tags of where its strips or tiles stand, and of their bytes."""
 BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 274, 277, 338, 339
@@ -77,10 +80,10 @@ UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 """Micrometres of an inch and a centimetre, by the numbers of ResolutionUnit."""
 OME = re.compile(r"<(\w+:)?OME[\s>]")
 """What only OME-XML holds, which may be the description of a page."""
-NONE, JPEG, PACKBITS = 1, 7, 32773
+NONE, LZW, JPEG, PACKBITS = 1, 5, 7, 32773
 CODECS = {
     NONE: "none",
-    5: "LZW",
+    LZW: "LZW",
     JPEG: "JPEG",
     8: "deflate",
     PACKBITS: "PackBits",
@@ -96,9 +99,9 @@ CODECS = {
     50002: "JPEG XL",
 }
 """Some compressions, and the names of all."""
-PREDICTED = (5, 8, 32946, 34925, 50000)
+PREDICTED = (LZW, 8, 32946, 34925, 50000)
 """Those that know predictors. A JPEG or JPEG 2000 is a picture of its own, for which no library asks for one."""
-COMMON_CODECS = frozenset({NONE, 5, JPEG, 8, PACKBITS, 32946, 33003, 33005})
+COMMON_CODECS = frozenset({NONE, LZW, JPEG, 8, PACKBITS, 32946, 33003, 33005})
 """Those that every build of OpenSlide reads."""
 MAX_TILE_PX = 2**26
 """Pixels of the largest tile that is read of any file, 8,192 x 8,192: OpenSlide needs four bytes for each, and aborts when it
