@@ -313,6 +313,7 @@ def test_holes_that_enclose_nothing_are_left_out(tmp_path: Path, caplog: pytest.
         ("e.json", '{"positive": [{"vertices": [[1], [2], [3]]}]}', "ValueError"),
         ("f.geojson", json.dumps([_feature("Point", [1, 2], {})]), "Point, expected Polygon"),
         ("g.geojson", json.dumps([_feature("Polygon", [], {})]), "empty Polygon, expected Polygon"),
+        ("j.geojson", '{"type": "FeatureCollection", "features": [[]]}', "list where a feature should be"),
         (
             "h.geojson",
             json.dumps([_feature("Polygon", [[[1, 5, 2, 5], [3, 0, 2, 5], [4, 5, 5, 0]]], {})]),

@@ -224,6 +224,8 @@ def _features(content: Any) -> Iterator[dict[str, Any]]:
     """Return the features of a FeatureCollection, a list, a single feature or a mere geometry."""
     if isinstance(content, list):
         for part in content:
+            if isinstance(part, list):
+                raise TypeError("list where a feature should be")
             yield from _features(part)
     elif not isinstance(content, dict):
         raise TypeError(f"{type(content).__name__} where a feature should be")
