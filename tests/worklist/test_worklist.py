@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from stores import write_store
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.readers.reader import Bounds
 from wsi_meta.worklist import thumbnails
 from wsi_meta.worklist.page import render_page
 from wsi_meta.worklist.patients import find_patients
@@ -329,6 +331,18 @@ def test_a_lesion_and_a_slide_are_counted_as_one(tmp_path: Path) -> None:
     add_row(tmp_path, summarise("a.tif", store) | {"annotations": str(tmp_path / "a.json")}, store.path)
     summarise_folder(tmp_path)
     assert "<br>1 lesion on 1 slide<" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_outlines_of_qupath_need_to_know_where_it_counts_from(tmp_path: Path) -> None:
+    """A heatmap of an early version does not say it: by level-0 pixels, those of an MRXS slide would lie elsewhere."""
+    outline = {"type": "Polygon", "coordinates": [[[0, 0], [900, 0], [900, 900], [0, 900], [0, 0]]]}
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "Feature", "geometry": outline, "properties": {}}))
+    for bounds, told in [(None, True), (Bounds(0, 0, 5000, 5000), False)]:
+        store = write_store(tmp_path / "a.zarr", np.full((40, 40), 0.9, np.float32), bounds=bounds)
+        add_row(tmp_path, summarise("a.tif", store) | {"annotations": str(tmp_path / "a.geojson")}, store.path)
+        summarise_folder(tmp_path)
+        text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+        assert ("a.zarr: of an early version, which does not say from where QuPath counts; scan again" in text) == told
 
 
 def test_annotations_without_an_inside_make_no_slide_normal(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from wsi_meta.annotations.tables import LABELS, label_of
 from wsi_meta.annotations.truth import sort_truth
 from wsi_meta.challenges.cohort import match_slide
 from wsi_meta.challenges.froc import FALSE_POSITIVES, FrocCurve, SlideHits, froc_curve, froc_interval
-from wsi_meta.errors import WsiMetaError
+from wsi_meta.errors import HeatmapError, WsiMetaError
 from wsi_meta.evaluation.roc import delong
 from wsi_meta.files.address import from_file_uri, name_in
 from wsi_meta.heatmaps.store import Heatmap
@@ -172,6 +172,11 @@ def _hits(folder: Path, name: str, row: Row) -> SlideHits:
     drawn = Path(from_file_uri(row["annotations"])) if row["annotations"] else None
     extent = record.slide.width, record.slide.height
     if drawn is not None and drawn.suffix.lower() in OUTLINE_ENDINGS:
-        outlines = sort_truth(read_drawn(drawn), DEFAULT_NAMES, record.slide.corner or (0, 0))
+        file, corner = read_drawn(drawn), record.slide.corner
+        if file.origin is None and corner is None:
+            raise HeatmapError(
+                f"{row['heatmap']}: of an early version, which does not say from where QuPath counts; scan again"
+            )
+        outlines = sort_truth(file, DEFAULT_NAMES, corner or (0, 0))
         return match_slide(name, points, outlines, extent=extent).hits
     return match_slide(name, points, drawn, None, extent=extent).hits
