@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 import tifffile
@@ -60,6 +61,13 @@ def test_max_side(heatmap: Heatmap, tmp_path: Path) -> None:
     small = _pixels(draw_overlay(heatmap, tmp_path / "s.png", max_side=600))
     large = _pixels(draw_overlay(heatmap, tmp_path / "l.png", max_side=1800))
     assert large.shape[1] - small.shape[1] == pytest.approx(1200, abs=60)
+
+
+def test_the_first_row_is_above_whatever_the_program_around_wants_of_its_own_pictures(heatmap: Heatmap, tmp_path: Path) -> None:
+    """Lesions were drawn where they are, the map below them upside down."""
+    usual = _pixels(draw_overlay(heatmap, tmp_path / "usual.png", max_side=300))
+    with matplotlib.rc_context({"image.origin": "lower"}):
+        assert (_pixels(draw_overlay(heatmap, tmp_path / "lower.png", max_side=300)) == usual).all()
 
 
 def test_not_scanned_differs_from_scored_zero(heatmap: Heatmap) -> None:

@@ -116,11 +116,11 @@ def draw_confusion(labels: NDArray[np.uint8], evaluation: Evaluation, theme: The
     from matplotlib.colors import LinearSegmentedColormap
     from sklearn.metrics import confusion_matrix
 
-    called = evaluation.probabilities >= evaluation.threshold
-    counts = confusion_matrix(labels, called, labels=[0, 1])
+    counts = confusion_matrix(labels, evaluation.probabilities >= evaluation.threshold, labels=[0, 1])
     shares = counts / counts.sum(axis=1, keepdims=True)
     figure, axes = _start(f"Confusion matrix at {evaluation.threshold:.3g}", theme)
-    axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("", [theme.line, theme.normal]), vmin=0, vmax=1, aspect="auto")
+    colours = LinearSegmentedColormap.from_list("", [theme.line, theme.normal])
+    axes.imshow(shares, origin="upper", cmap=colours, vmin=0, vmax=1, aspect="auto")
     for (row, col), count in np.ndenumerate(counts):
         colour = theme.paper if shares[row, col] > 0.5 else theme.ink
         axes.text(col, row - 0.06, f"{count:,}", ha="center", va="center", fontsize=18, color=colour)
@@ -214,7 +214,7 @@ def draw_gallery(cases: Sequence[Case], label_px: int) -> bytes:
     for axes, case in zip(figure.axes, cases, strict=False):
         side = case.patch.shape[0]
         gap = np.broadcast_to(np.array(_rgb(LIGHT.paper)), (side, side // 24, 3))
-        axes.imshow(np.concatenate([case.patch, gap, lay_heat(case)], axis=1), interpolation="nearest")
+        axes.imshow(np.concatenate([case.patch, gap, lay_heat(case)], axis=1), origin="upper", interpolation="nearest")
         corner = (side - label_px) / 2 - 0.5
         for left in (corner, corner + side + side // 24):
             axes.add_patch(Rectangle((left, corner), label_px, label_px, fill=False, ec="white", lw=1.2))

@@ -119,7 +119,7 @@ class Page:
         axes = self.figure.add_axes(
             self._box(_whole(MARGIN_IN, dpi) + left, self._top + top, picture.shape[1] / dpi, picture.shape[0] / dpi)
         )
-        axes.imshow(picture, extent=extent, interpolation="none", aspect="auto")
+        axes.imshow(picture, origin="upper", extent=extent, interpolation="none", aspect="auto")
         axes.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
         axes.spines[:].set(linewidth=0.5, color="0.3")
         return axes
@@ -170,7 +170,7 @@ class Page:
 
     def _draw_bar(self, bar: Bar) -> None:
         axes = self.figure.add_axes(self._box(MARGIN_IN, self._footer + MARKS_IN, BAR_WIDTH_IN, BAR_HEIGHT_IN))
-        axes.imshow(bar.colours[None], extent=(0, bar.top, 0, 1), aspect="auto", interpolation="none")
+        axes.imshow(bar.colours[None], origin="upper", extent=(0, bar.top, 0, 1), aspect="auto", interpolation="none")
         axes.set(yticks=[], xlim=(0, bar.top))
         axes.tick_params(axis="x", labelsize=SMALL_POINTS, length=3, pad=2)
         axes.spines[:].set(linewidth=0.5)

@@ -43,7 +43,7 @@ def draw_contact_sheet(out: Path, patches: Patches, recipe: Recipe) -> Path:
     sheet = _lay_out(torch.stack(columns, 1).numpy(), tumor)
     figure = Figure(figsize=(len(columns) + 0.6, len(chosen) + 0.4), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(sheet, interpolation="nearest")
+    axes.imshow(sheet, origin="upper", interpolation="nearest")
     axes.set_xticks(_middles(sheet.shape[1], len(columns)), ["as it is", "augmented"] + [""] * (DRAWS - 1))
     axes.set_yticks(_middles(sheet.shape[0], len(chosen)), ["tumor" if one else "normal" for one in tumor])
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
