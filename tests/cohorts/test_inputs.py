@@ -16,6 +16,7 @@ from fuzzing.dicom import write_dicom
 from openslide import OpenSlide
 from PIL import Image
 from slide_files import texture, write_slide
+from stores import write_store
 
 from wsi_meta.cohorts.batch import scan_batch, scan_slides
 from wsi_meta.cohorts.inputs import SlideInput, find_slides, read_scan_manifest
@@ -23,10 +24,12 @@ from wsi_meta.cohorts.jobs import SlideSettings
 from wsi_meta.cohorts.request import Request
 from wsi_meta.dicom.series import WHOLE_SLIDE_IMAGE, dicom_series
 from wsi_meta.errors import DataError, OptionsError, OutputPathError, SlideReadError
+from wsi_meta.files.address import Address
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.worklist.summary import add_row, summarise
 
 UNDEFINED = 0xFFFFFFFF
 
@@ -184,6 +187,26 @@ class TestFolders:
             with pytest.raises(DataError, match=r"s/a\.tif: is given twice, as 'a' and 'other'"):
                 find_slides(["s"], manifest="m.csv")
 
+    def test_addresses_that_differ_in_their_query_share_no_row(self, tmp_path: Path) -> None:
+        """The query may be a secret and is kept nowhere: the second one's row took the first one's place."""
+        table, out = tmp_path / "slides.csv", tmp_path / "out"
+        table.write_text("slide,name\nhttps://host/get?id=1,a\nhttps://host/get?id=2,b\n")
+        with pytest.raises(DataError, match=r"^https://host/get: is given twice, as 'a' and 'b'; .*'\?' of an address; "):
+            find_slides([], manifest=table)
+        out.mkdir()
+        store = write_store(out / "a.zarr", np.zeros((3, 3), np.float32))
+        add_row(out, summarise(Address("https://host/get?id=1"), store), store.path)
+        for name in "ab":
+            table.write_text(f"slide,name\nhttps://host/get?id=2,{name}\n")
+            request = Request([], out, SlideSettings(), manifest=table)
+            if name == "a":  # it may be the same with another signature
+                request.batch()
+            else:
+                with pytest.raises(
+                    DataError, match=r"^https://host/get: has a row in .*summary\.csv .* a\.zarr, not b\.zarr; "
+                ):
+                    request.batch()
+
     def test_two_slides_of_one_name_are_refused_by_it(self) -> None:
         touch("s/a.tif", "t/a.svs")
         with pytest.raises(DataError, match=r"^a: the name of several slides \(s/a\.tif, t/a\.svs\)"):
@@ -292,9 +315,9 @@ class TestManifest:
             ("slide,stride\na.tif,20\n", "line 2: stride '20'; expected a multiple of 8"),
             ("slide,name\na.tif,../x\n", "line 2: name '../x'; expected a name"),
             (f"slide,name\na.tif,{'x' * 201}\n", f"line 2: name '{'x' * 201}'; expected a name"),
-            ("slide,model\na.tif,no.safetensors\n", "line 2: model 'no.safetensors': there is no file m/no.safetensors"),
-            ("slide,tissue_mask\na.tif,no.png\n", "line 2: tissue_mask 'no.png': there is no file"),
-            ("slide,annotations\na.tif,no.xml\n", "line 2: annotations 'no.xml': there is no file"),
+            ("slide,model\na.tif,no.safetensors\n", "line 2: model: there is no file m/no.safetensors"),
+            ("slide,tissue_mask\na.tif,no.png\n", "line 2: tissue_mask: there is no file"),
+            ("slide,annotations\na.tif,no.xml\n", "line 2: annotations: there is no file"),
             ("slide\nfolder\n", "line 2: 'folder' is a folder or a pattern; expected one slide"),
             ("slide\n*.tif\n", "line 2: '*.tif' is a folder or a pattern; expected one slide"),
             ("slide\n", "no slides in it"),

@@ -21,6 +21,7 @@ from wsi_meta.outputs.paths import as_path
 from wsi_meta.slides.pixel_size import listed_mpp
 from wsi_meta.tiling.grid import STRIDES
 from wsi_meta.words import counted
+from wsi_meta.worklist.summary import SHARED_ROW
 
 __all__ = ["SlideInput", "find_slides", "read_scan_manifest"]
 
@@ -153,7 +154,7 @@ def _read_path(place: str, column: str, value: str, folder: Path, *, word: str |
         return value or None
     path = path_in(place, folder, value)
     if isinstance(path, Address) or not path.is_file():
-        raise DataError(f"{place}: {column} '{value}': there is no file {path}; expected paths from the manifest on")
+        raise DataError(f"{place}: {column}: there is no file {path}; expected paths from the manifest on")
     return str(path)
 
 
@@ -166,12 +167,11 @@ def _read_stride(place: str, value: str) -> int | None:
 
 def _each_once(found: Iterable[SlideInput]) -> list[SlideInput]:
     """Return each slide once that was found in several ways; DataError when two have one name, or one is given twice."""
-    kept: dict[str, SlideInput] = {}
-    names: dict[SlidePath, str] = {}
+    kept, names = dict[str, SlideInput](), dict[str, str]()
     for slide in found:
-        if (name := names.setdefault(real_slide_path(slide.path), slide.name)) != slide.name:
-            told = "a slide has one map, and one row in the summary; scan it into several --out"
-            raise DataError(f"{slide.path}: is given twice, as '{name}' and '{slide.name}'; {told}")
+        if (name := names.setdefault(str(real_slide_path(slide.path)), slide.name)) != slide.name:
+            told = SHARED_ROW if isinstance(slide.path, Address) else "a slide has one map, and one row in the summary"
+            raise DataError(f"{slide.path}: is given twice, as '{name}' and '{slide.name}'; {told}; scan it into several --out")
         if (first := kept.setdefault(slide.name, slide)) is slide:
             continue
         if real_slide_path(first.path) == real_slide_path(slide.path):

@@ -16,7 +16,7 @@ from wsi_meta.files.address import Address, several
 from wsi_meta.outputs.checks import check_folder, check_name
 from wsi_meta.outputs.kept_files import is_heatmap
 from wsi_meta.outputs.paths import as_path
-from wsi_meta.worklist.summary import check_summary
+from wsi_meta.worklist.summary import check_summary, refuse_shared_rows
 
 __all__ = ["Batch", "Request"]
 
@@ -61,7 +61,7 @@ class Request:
         Raises
         ------
         DataError
-            when there is no slide, two have one name, or the manifest is wrong.
+            when there is no slide, two have one name, the manifest is wrong, or an address has another heatmap's row in `out`.
         OptionsError
             when the shard is none, `out` no path, or one file the tissue mask of several slides.
         OutputPathError, OutputExistsError
@@ -75,6 +75,7 @@ class Request:
         jobs = jobs_of(found, out, self.of_slide, self.settings, alone=alone, shard=shard)
         if not alone:
             _check_folder(out, len(jobs))
+            refuse_shared_rows(out, {job.store.name: job.slide.path for job in jobs})
         if stage is not None:
             stage.check()
         return Batch(jobs, out, alone, stage)

@@ -7,10 +7,11 @@ each takes its lock, reads it, and adds its own rows.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
-from wsi_meta.errors import HeatmapError
-from wsi_meta.files.address import SlidePath, is_address, name_in
+from wsi_meta.errors import DataError, HeatmapError
+from wsi_meta.files.address import Address, SlidePath, is_address, name_in
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.lesions import MEND_UNREAD
@@ -19,12 +20,14 @@ from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.scoring import kept_lesions
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.outputs.kept_files import is_heatmap
 from wsi_meta.words import printable
 from wsi_meta.worklist.table import COLUMNS, Row, Table, open_table, whole
 
 __all__ = [
     "FROM_OUTSIDE",
     "INCOMPLETE",
+    "SHARED_ROW",
     "UNFINISHED",
     "WAIT_S",
     "add_row",
@@ -34,11 +37,13 @@ __all__ = [
     "is_made_from",
     "of_another",
     "open_or_error",
+    "refuse_shared_rows",
     "summarise",
 ]
 
 logger = logging.getLogger(__name__)
 
+SHARED_ROW = "a row of the summary knows nothing of what stands behind the '?' of an address"
 WAIT_S = 60.0
 """For how long to wait until another process has written its row, which takes milliseconds."""
 UNFINISHED, INCOMPLETE = "unfinished", "incomplete"
@@ -50,6 +55,29 @@ FROM_OUTSIDE = ("patient", "label", "annotations")
 def check_summary(folder: Path) -> None:
     """Make sure that a folder's ``summary.csv`` and ``summary.json`` are ours or missing; OutputExistsError if not."""
     open_table(folder)
+
+
+def refuse_shared_rows(folder: Path, slides: Mapping[str, SlidePath]) -> None:
+    """Refuse an address whose row in a folder's table is another heatmap's, which stands: it may differ behind the ``?``.
+
+    Parameters
+    ----------
+    slides : by the name of the store that each will have
+
+    Raises
+    ------
+    DataError
+    """
+    addresses = {name: slide for name, slide in slides.items() if isinstance(slide, Address)}
+    table = open_table(folder) if addresses else None
+    for name, slide in addresses.items():
+        row = table.of_slide(str(slide)) if table else None
+        other = name_in(row["heatmap"] or name) if row else name
+        if other != name and is_heatmap(folder / other):
+            raise DataError(
+                f"{slide}: has a row in {folder / 'summary.csv'} already, with the heatmap {other}, not {name}; {SHARED_ROW}; "
+                "choose another --out, or the same name"
+            )
 
 
 def add_row(folder: Path, row: Row, store: Path, source: SlidePath | None = None) -> None:
