@@ -315,6 +315,8 @@ THING: Any = object()
         (lambda: wsi_meta.scan_slides("s.tif", ""), "out: is an empty text; expected a path"),
         (lambda: wsi_meta.summarise_folder(""), "folder: is an empty text; expected a path"),
         (lambda: wsi_meta.scan_slides("s.tif", NOTHING), "out: is None; expected a path"),
+        (lambda: wsi_meta.scan("s.tif", "s3://me:secret@b/h?key"), "out: is an address, s3://b/h; expected a path on a disk$"),
+        (lambda: wsi_meta.Heatmap.open("https://b/h.zarr"), "heatmap: is an address, https://b/h.zarr; expected a path"),
         (lambda: wsi_meta.preview_scans("s.tif", NOTHING), "out: is None; expected a path"),
         (lambda: wsi_meta.find_tissue(THING), "slide: is of type object; expected the path or address"),
         (lambda: wsi_meta.find_lesions(NOTHING), "heatmap: is None; expected a Heatmap or the path of one"),

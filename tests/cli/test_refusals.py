@@ -121,7 +121,31 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "scan by options with an empty text": ("scan s.tif --config empty.toml", 1, 'empty.toml: out = "": an empty text; exp'),
     "write to a stream": ("tissue s.tif --out -", 2, "'--out': - is no stream here; expected a path; a file of that name"),
     "scan a stream": ("scan - --out h.zarr", 2, "'SLIDE...': - is no stream here"),
-    "view an address": ("view https://a.b/h.zarr", 1, "https://a.b/h.zarr: an address; expected a path on a disk"),
+    "view an address": (
+        "view https://me:secret@a.b/h.zarr?key=secret",
+        1,
+        "https://a.b/h.zarr: an address; expected a path on a disk",
+    ),
+    "scan with a mask at an address": (
+        "scan s.tif --out h.zarr --tissue-mask https://me:secret@a.b/m.png?key=secret",
+        1,
+        "https://a.b/m.png: an address; expected a path on a disk",
+    ),
+    "scan with a model at an address": (
+        "scan s.tif --out h.zarr --model s3://me:secret@b/m?key=secret",
+        1,
+        "s3://b/m: an address; expected a path on a disk",
+    ),
+    "scan a mangled address": (
+        "scan https:/me:secret@a.b/s.tif?key=secret --out h.zarr",
+        1,
+        "https://a.b/s.tif: an address that was made a path; expected it as text",
+    ),
+    "scan by a table that names an address": (
+        "scan --manifest address.csv --out h",
+        1,
+        "annotations: there is no file https://a.b/a.xml",
+    ),
     "evaluate on an address": ("evaluate default s3://b/p.h5", 1, "s3://b/p.h5: an address; expected a path on a disk"),
     "train to an address": ("train patches --out gs://b/m.safetensors", 1, "gs://b/m.safetensors: an address; expected a path"),
     "overlay of nothing": ("overlay none.zarr --out o.png", 1, "none.zarr: no such store"),
@@ -175,6 +199,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
     (folder / "empty.tif").touch()
     (folder / "cut.tif").write_bytes((folder / "s.tif").read_bytes()[:-20_000])
     (folder / "empty.toml").write_text('out = ""\n')
+    (folder / "address.csv").write_text("slide,annotations\ns.tif,https://me:secret@a.b/a.xml?key=secret\n")
     (folder / "labels.csv").write_text("slide,label\n" + "x" * 2000)
     (folder / "slides.csv").write_text("slide,annotations\ns.tif,\n")
     (folder / "meta.csv").write_text("slide,stain\ns.tif,HE\n")
@@ -222,6 +247,7 @@ def test_it_is_refused_in_one_line_without_torch(name: str, told: dict[str, tupl
     assert len(lines) == 1, stderr
     assert expected in lines[0]
     assert "is imported" not in stderr
+    assert "secret" not in stderr
 
 
 def test_refusals_are_quick(told: dict[str, tuple[int, str, float]]) -> None:

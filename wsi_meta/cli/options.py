@@ -14,6 +14,7 @@ import click
 
 from wsi_meta import __version__
 from wsi_meta.files.address import from_file_uri, is_address, portable, slide_path
+from wsi_meta.outputs.paths import without_secrets
 from wsi_meta.words import is_text, printable
 
 if TYPE_CHECKING:
@@ -55,23 +56,26 @@ PathKind: TypeAlias = "click.Path | click.types.StringParamType"
 
 
 def _file_named(kind: PathKind, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-    """Return what names a file or a folder, of a file URI its path; a usage error for a text that names none."""
+    """Return what names a file or a folder, of a file URI its path; a usage error for a text that names none.
+
+    An address of the web or of a store, which a path would quietly mangle, is refused.
+    """
     if value == "":  # as a path it would be the current folder
         kind.fail("an empty text; expected a path; is a variable of the shell not set?", param, ctx)
     if value == "-":
         kind.fail("- is no stream here; expected a path; a file of that name is ./-", param, ctx)
-    return from_file_uri(value) if isinstance(value, str) else value
+    value = from_file_uri(value) if isinstance(value, str) else value
+    if "://" in str(value):
+        raise click.ClickException(printable(f"{without_secrets(str(value))}: an address; expected a path on a disk"))
+    return value
 
 
 class LocalPath(click.Path):
-    """A path on a disk: an address of the web or of a store, which a path would quietly mangle, is refused."""
+    """A path on a disk."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; of a file URI the one that it names."""
-        value = _file_named(self, value, param, ctx)
-        if "://" in str(value):
-            raise click.ClickException(printable(f"{value}: an address; expected a path on a disk"))
-        return super().convert(value, param, ctx)
+        return super().convert(_file_named(self, value, param, ctx), param, ctx)
 
 
 class NewFile(LocalPath):

@@ -11,6 +11,7 @@ from wsi_meta.cohorts.inputs import SlideInput
 from wsi_meta.cohorts.retry import retry_command
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import OptionsError, settle, truth
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.slides.pixel_size import UsualMpp, given_mpp
 
 __all__ = ["Job", "SlideSettings", "groups_of", "jobs_of"]
@@ -28,6 +29,8 @@ class SlideSettings:
 
     def __post_init__(self) -> None:
         settle(self, overwrite=truth("overwrite", self.overwrite))
+        if isinstance(self.tissue_mask, str):
+            as_path("tissue mask", self.tissue_mask)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from wsi_meta.errors import SlideReadError, goes_through
-from wsi_meta.outputs.paths import as_path, real_path
+from wsi_meta.outputs.paths import ADDRESS, as_path, real_path, without_secrets
 from wsi_meta.words import printable
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "name_in",
     "portable",
     "real_slide_path",
-    "refuse_mangled",
     "several",
     "slide_name",
     "slide_path",
@@ -31,7 +30,6 @@ __all__ = [
 
 SCHEMES = ("http", "https", "s3")
 """Kinds of addresses that are read."""
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 FILE_URI = re.compile(r"file://([^/]*)(/.*)?", re.IGNORECASE | re.DOTALL)
 MANGLED = re.compile(r"(?:^|/)((?:https?|s3|gs|ftp|sftp|abfss?|az|gcs)):/+")
 """An address that became a path, which keeps only one of its two slashes."""
@@ -100,7 +98,7 @@ SlidePath: TypeAlias = Path | Address
 
 def is_address(text: object) -> bool:
     """Tell whether a text is an address, of whatever kind, and no path, as a file URI is."""
-    return isinstance(text, Address) or (isinstance(text, str) and bool(SCHEME.match(text)) and not FILE_URI.match(text))
+    return isinstance(text, Address) or (isinstance(text, str) and bool(ADDRESS.match(text)) and not FILE_URI.match(text))
 
 
 def slide_path(given: str | Path | Address) -> SlidePath:
@@ -117,8 +115,11 @@ def slide_path(given: str | Path | Address) -> SlidePath:
         return given
     if isinstance(given, str) and is_address(given):
         return Address(given)
-    path = from_file_uri(given) if isinstance(given, str) else given
-    return as_path("slide", path, expected="the path or address of a slide")
+    path = as_path(
+        "slide", from_file_uri(given) if isinstance(given, str) else given, expected="the path or address of a slide"
+    )
+    _refuse_mangled(path)
+    return path
 
 
 def portable(path: SlidePath) -> str:
@@ -148,7 +149,7 @@ def from_file_uri(text: str) -> str:
 
 def name_in(text: str) -> str:
     """Return the name of the file that a path, a file URI or an address names, as the disk has it; of none it is empty."""
-    if SCHEME.match(text):  # in which bytes of a name are escaped, and what follows the scheme is no file's name
+    if ADDRESS.match(text):  # in which bytes of a name are escaped, and what follows the scheme is no file's name
         text = _unescaped(text if FILE_URI.match(text) else urlsplit(text).path)
     return Path(text).name
 
@@ -178,8 +179,8 @@ def local_path(given: str | Path | Address) -> Path | None:
     return path if isinstance(path, Path) else None
 
 
-def refuse_mangled(path: Path) -> None:
+def _refuse_mangled(path: Path) -> None:
     """Refuse a path that was an address; SlideReadError."""
-    if found := MANGLED.search(str(path)):
-        address = f"{found[1]}://{str(path)[found.end() :].rpartition('@')[2].partition('?')[0]}"
+    if (found := MANGLED.search(str(path))) and not path.exists():
+        address = without_secrets(f"{found[1]}://{str(path)[found.end() :]}")
         raise SlideReadError(f"{address}: an address that was made a path; expected it as text")

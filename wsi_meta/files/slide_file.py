@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsi_meta.dicom.series import dicom_series
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.address import SlidePath, refuse_mangled
+from wsi_meta.files.address import SlidePath
 from wsi_meta.tiffs.structure import codecs_of, pages_of
 from wsi_meta.words import first_line, printable
 
@@ -63,7 +63,6 @@ def refuse_no_file(path: Path, expected: str = "a whole-slide image") -> None:
     SlideReadError
     """
     if not path.exists():
-        refuse_mangled(path)
         found = "a link that leads to no file" if path.is_symlink() else "no such file"
         raise SlideReadError(f"{path}: {found}; expected {expected}")
     if path.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from wsi_meta.errors import OptionsError, shown
@@ -19,12 +20,15 @@ __all__ = [
     "real_path",
     "told_by_the_system",
     "unique_name",
+    "without_secrets",
 ]
 
 UNIQUE = "[0-9a-f]{12}"
 """Pattern of the part that makes the name of a temporary file or folder unique; see :func:`unique_name`."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the disk says where it is full, or this user has had a share of it."""
+ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
+"""How an address begins, which is no path."""
 MENDS = {
     **dict.fromkeys(NO_ROOM, "make room and run it again"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "its folder is not there (any more); make it and run it again"),
@@ -40,10 +44,13 @@ NO_TEMPORARY = "No usable temporary directory"
 def as_path(name: str, given: object, *, expected: str = "a path, text or Path") -> Path:
     """Return what was given as a path; OptionsError, with the argument's name and kind, where it is something else.
 
+    An address is refused, without the secrets that it may hold: a path would lose one of its slashes, and be called missing.
     An empty text, as a variable that is not set leaves it, is refused: as a path it would be the current folder. So is a text
     that no system takes for a path.
     """
     text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if isinstance(text, str) and ADDRESS.match(text):
+        raise OptionsError(f"{name}: is an address, {without_secrets(text)}; expected a path on a disk")
     if not isinstance(text, str):
         found = "None" if given is None else f"of type {type(given).__name__}"
     elif not text:
@@ -55,6 +62,13 @@ def as_path(name: str, given: object, *, expected: str = "a path, text or Path")
     else:
         return Path(text)
     raise OptionsError(f"{name}: is {found}; expected {expected}")
+
+
+def without_secrets(address: str) -> str:
+    """Return an address without what may be a secret in it: user, password, query and fragment."""
+    scheme, slashes, rest = re.split("[?#]", address, maxsplit=1)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return scheme + slashes + host.rpartition("@")[2] + slash + path
 
 
 def _too_long(path: bytes) -> tuple[str, str] | None:
