@@ -6,6 +6,7 @@ import gc
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,28 @@ def test_a_part_that_does_not_come_is_asked_for_again(far: Served, written: Path
         far.spoil = spoil
         with open_slide(f"{far.url}/s.tif") as there, open_slide(written) as here:
             np.testing.assert_array_equal(there.read_region(0, 0, 256, 256), here.read_region(0, 0, 256, 256))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_slide_is_opened_whole_or_not_at_all(tmp_path: Path, nested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that did not come ended the list of pages: a level was missing, and the slide counted as another one."""
+    monkeypatch.setattr("wsi_meta.files.remote_file.WAIT_S", 0.0)
+    image = texture(640, 640)
+    write_jpeg_slide(tmp_path / "s.tif", [image, image[::2, ::2], image[::4, ::4]], nested=nested)
+    with served(tmp_path) as far:
+        with open_slide(f"{far.url}/s.tif") as whole:
+            known = whole.level_dimensions, whole.fingerprint()
+        for first in range(2, 7):
+            far.requests.clear()
+            far.spoil = lambda number, *_, first=first: 503 if first <= number < first + 3 else None  # type: ignore[misc]
+            with suppress(SlideReadError), open_slide(f"{far.url}/s.tif") as slide:
+                assert (slide.level_dimensions, slide.fingerprint()) == known
+        if nested:  # without a quickhash
+            far.spoil = lambda *_: None
+            with open_slide(f"{far.url}/s.tif") as slide:
+                far.spoil = lambda *_: 503
+                with pytest.raises(SlideReadError, match=rf"^{far.url}/s\.tif: cannot be told from other slides .* 503"):
+                    slide.fingerprint()
 
 
 def test_a_tile_that_never_comes_is_unreadable(far: Served, written: Path, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.files.same_file import SameFile, WatchedFile
+from wsi_meta.words import first_line
 
 __all__ = ["Fingerprint", "fingerprint_of", "may_be_one"]
 
@@ -98,10 +100,16 @@ def fingerprint_of(file: WatchedFile | None, sizes: Sequence[tuple[int, int]], q
 def _digest(file: WatchedFile | None, sizes: Sequence[tuple[int, int]], quickhash: str, parts: list[tuple[int, int]]) -> str:
     digest = hashlib.sha256(f"{0 if file is None else file.size} {tuple(sizes)} {quickhash}".encode())
     if file is not None and parts:
-        opened = file.opened()
-        opened.prefetch(parts)
-        for part in parts:
-            digest.update(opened.read(*part))
+        try:
+            opened = file.opened()
+            opened.prefetch(parts)
+            for part in parts:
+                digest.update(opened.read(*part))
+        except SlideReadError:
+            raise
+        except OSError as error:
+            name = getattr(file, "address", None) or getattr(file, "path", "the slide")
+            raise SlideReadError(f"{name}: cannot be told from other slides ({first_line(error)}); try again") from error
     return digest.hexdigest()
 
 

@@ -113,7 +113,13 @@ def opening(path: SlidePath, asked: str) -> Iterator[Opening]:
     elif isinstance(path, Address):
         yield from _opening_at(path, asked)
     else:
-        yield _opened(path, asked)
+        try:
+            opened = _opened(path, asked)
+        except OSError as error:
+            if isinstance(error, SlideReadError) or error.filename is not None:
+                raise
+            raise SlideReadError(f"{path}: cannot be opened ({first_line(error)}); try again, or copy it") from None
+        yield opened
 
 
 def _opened_zarr(path: SlidePath, asked: str) -> Opening:

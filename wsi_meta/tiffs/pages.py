@@ -1,7 +1,11 @@
-"""The pages of a TIFF and their tags, as they are stored. What does not make sense ends the list of pages."""
+"""The pages of a TIFF and their tags, as they are stored. What does not make sense ends the list of pages.
+
+What cannot be read does not: it is an OSError. A list without the pages behind it would be that of another slide.
+"""
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -103,8 +107,12 @@ def _chain(file: BinaryIO, at: int, order: str, *, big: bool) -> Iterator[Page]:
         seen.add(at)
         try:
             page, at = _read_page(file, at, order, big=big)
-        except (struct.error, OSError, OverflowError, ValueError):
+        except (struct.error, OverflowError, ValueError):
             return
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # no file is that long
+                return
+            raise  # the disk, or the network, does not give it: what follows is not known
         yield page
 
 
