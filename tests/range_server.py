@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+SILENT_S = 0.5
+"""So long a server that is silent keeps a connection."""
 
 
 @dataclass
@@ -66,6 +70,10 @@ class _Handler(BaseHTTPRequestHandler):
         with state.lock:
             state.requests.append((self.path, start, stop))
             wrong = state.spoil(len(state.requests), start, stop)
+        if wrong == "silent":
+            time.sleep(SILENT_S)
+            self.close_connection = True
+            return
         if isinstance(wrong, int):
             self._say(wrong)
             return

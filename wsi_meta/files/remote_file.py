@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ HEAD_BYTES = 1 << 14
 TRIES, WAIT_S = 3, 0.3
 """How often a part is asked for, and how long it is waited before the second time; then twice as long."""
 HOPELESS = 5
-"""After so many parts in a row that did not come, each further one is asked for once only."""
+"""After so many parts in a row that did not come, each further one is asked for once only; of a silent server, which is one
+that answers nothing for :data:`ANSWER_S`, none for as long: a scan would wait for each of its thousand parts in turn."""
 ANSWER_S = 30.0
 """So long an answer may take to begin, and then to go on."""
 AT_ONCE = 8
@@ -69,9 +71,13 @@ class _Expected:
 class RemoteFile:
     """A file at an address. Threads may share it.
 
-    Attributes
+    Parameters
     ----------
     address : where it is
+    answer_s : so long an answer may take to begin, and then to go on
+
+    Attributes
+    ----------
     fetched : bytes that came so far
 
     Raises
@@ -80,11 +86,12 @@ class RemoteFile:
         when it is not there, is empty, cannot be reached, or the server gives no parts of files.
     """
 
-    def __init__(self, address: Address) -> None:
-        self.address, self.fetched = address, 0
-        self._loop, self._ask = _open(address)
+    def __init__(self, address: Address, *, answer_s: float = ANSWER_S) -> None:
+        self.address, self.fetched, self._answer_s = address, 0, answer_s
+        self._loop, self._ask = _open(address, answer_s)
         self._many = asyncio.Semaphore(AT_ONCE)
         self._lock, self._failed_in_a_row, self._replaced = threading.Lock(), 0, False
+        self._silent_until = 0.0
         self._ahead: dict[tuple[int, int], _Expected] = {}
         self._mark: Mark | None = None
         try:
@@ -153,13 +160,19 @@ class RemoteFile:
 
     async def _patiently(self, offset: int, length: int) -> bytes:
         """Ask for a part until it comes, or there is no hope."""
-        for number in range(1, 1 + (TRIES if self._failed_in_a_row < HOPELESS else 1)):
+        hopeless = self._failed_in_a_row >= HOPELESS
+        if hopeless and time.monotonic() < self._silent_until:
+            raise OSError("no answer to those before")
+        for number in range(1, 1 + (1 if hopeless else TRIES)):
             try:
                 async with self._many:
+                    begun = time.monotonic()
                     part = await self._ask(offset, length)
                 return self._accepted(part, offset, length)
             except _NoAnswerError as error:
-                told = str(error)
+                told, now = str(error), time.monotonic()
+                if now - begun >= self._answer_s:
+                    self._silent_until = now + self._answer_s
             if number < TRIES:
                 await asyncio.sleep(WAIT_S * 2 ** (number - 1))
         self._failed_in_a_row += 1
@@ -204,19 +217,19 @@ def _credentials(configured: dict[str, Any]) -> dict[str, Any]:
     return {} if configured or botocore.session.Session().get_credentials() is not None else {"anon": True}
 
 
-def _open(address: Address) -> tuple[asyncio.AbstractEventLoop, Ask]:
+def _open(address: Address, answer_s: float) -> tuple[asyncio.AbstractEventLoop, Ask]:
     """Return the loop that asks run in, and what asks."""
     system = file_system(address)
     if address.scheme == "s3":
         return system.loop, lambda offset, length: _ask_s3(system, address, offset, length)
-    return system.loop, lambda offset, length: _ask_http(system, address, offset, length)
+    return system.loop, lambda offset, length: _ask_http(system, address, offset, length, answer_s)
 
 
-async def _ask_http(system: Any, address: Address, offset: int, length: int) -> _Part:
+async def _ask_http(system: Any, address: Address, offset: int, length: int, answer_s: float) -> _Part:
     """Ask a web server. What its libraries say is not passed on: it may hold the address with its secrets."""
     import aiohttp
 
-    limits = aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_S, sock_read=ANSWER_S)
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=answer_s, sock_read=answer_s)
     asked = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
     try:
         session = await system.set_session()
@@ -229,7 +242,7 @@ async def _ask_http(system: Any, address: Address, offset: int, length: int) -> 
     except asyncio.IncompleteReadError as error:
         raise _NoAnswerError(f"{len(error.partial):,} bytes came of {length:,}") from None
     except TimeoutError:
-        raise _NoAnswerError(f"no answer in {ANSWER_S:g} s") from None
+        raise _NoAnswerError(f"no answer in {answer_s:g} s") from None
     except ValueError:  # of a host's name, or a port
         raise _RefusedError("no address of the web") from None
     except aiohttp.ClientError as error:
