@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import torch
 from fakes import DarknessPredictor
+from numpy.typing import NDArray
 from PIL import Image
 from slide_files import damage_tile, overwrite, set_tag, texture, write_slide
 
@@ -65,6 +66,25 @@ def test_no_slide_ends_the_batch(tmp_path: Path, darkness: DarknessPredictor) ->
         *zip("abcd", (True, False, False, True), strict=True)
     ]
     assert [row["error_kind"] for row in rows if row["error"]] == ["SlideReadError"] * 2
+
+
+def test_the_program_around_may_go_to_another_folder(
+    tmp_path: Path, thin_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table lacked all rows, and later maps went where the folder's name led by then."""
+
+    class Leaving(DarknessPredictor):
+        def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+            os.chdir(tmp_path / "elsewhere")
+            return super().look(patch)
+
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate("abc")]
+    (tmp_path / "elsewhere" / "out").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    rows = scan_slides(slides, "out", predictor=Leaving(thin_model))
+    assert [row["heatmap"] for row in rows] == [str(tmp_path / "out" / f"{name}.zarr") for name in "abc"]
+    assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 4
+    assert not list((tmp_path / "elsewhere" / "out").iterdir())
 
 
 def test_a_pixel_size_for_many_is_for_those_that_state_none(

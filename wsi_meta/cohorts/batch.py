@@ -149,13 +149,14 @@ def _scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None) -> dic
 def _scan_into_folder(jobs: list[Job], out: Path, open_scanner: OpenScanner, stage: Stage | None) -> list[dict[str, Any]]:
     """Scan slides into a folder with a table; the settings of all are refused before the first one is scanned."""
     real_path(out).mkdir(exist_ok=True)  # of a link, what it leads to
+    folder = out.absolute()  # the process may go to another one meanwhile
     groups = groups_of(jobs)
     for own, _ in groups if len(groups) > 1 else ():
         with open_scanner(own):
             pass
     rows: dict[str, dict[str, Any]] = {}
     unwritten: list[tuple[Job, dict[str, Any]]] = []
-    with logged_run(len(jobs), out, staged=stage is not None) as run, Worklist(out, len(jobs)) as worklist:
+    with logged_run(len(jobs), out, staged=stage is not None) as run, Worklist(folder, len(jobs)) as worklist:
         for own, together in groups:
             with open_scanner(own) as run.scanner:
                 refuse_elsewhere(run.scanner, stage)
@@ -164,10 +165,10 @@ def _scan_into_folder(jobs: list[Job], out: Path, open_scanner: OpenScanner, sta
                     for job, row in zip(together, _in_stream(run, together, copies, worklist), strict=True):
                         rows[job.place] = row
                         unwritten.append((job, row))
-                        _add_rows(out, unwritten)
+                        _add_rows(folder, unwritten)
                         worklist.tell()
     in_order = [rows[job.place] for job in jobs]
-    if unwritten and (error := _add_rows(out, unwritten)) is not None:
+    if unwritten and (error := _add_rows(folder, unwritten)) is not None:
         told = f"{out}: the table lacks {counted(len(unwritten), 'row')} ({one_line(error)}); when that is mended, run"
         how = " without --overwrite" if any(job.of_slide.overwrite for job in jobs) else ""
         raised = OutputPathError(f"{told} the same scan again{how}: it adds them, and keeps the maps that are finished")

@@ -92,7 +92,7 @@ def jobs_of(
         Job(
             f"[{place + 1}/{len(found)}]",
             slide,
-            out if alone else out / f"{slide.name}.zarr",
+            out if alone else out.absolute() / f"{slide.name}.zarr",  # it may begin after the process went to another folder
             replace(of_slide, **slide.slide_settings),
             None if settings is None else settings | slide.scanner_settings,
             alone,
