@@ -18,7 +18,7 @@ from wsi_meta.checkup import machine
 from wsi_meta.cli import main
 from wsi_meta.errors import EXTRAS, DeviceError, SlideReadError, missing_libraries, require
 from wsi_meta.files.address import Address
-from wsi_meta.files.remote_file import refuse_without_cloud
+from wsi_meta.files.file_systems import refuse_without_cloud
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 

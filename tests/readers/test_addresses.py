@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import socket
 import sys
 import time
@@ -350,6 +352,18 @@ def test_a_silent_server_is_not_waited_for_at_each_part(far: Served) -> None:
     far.spoil = lambda *_: None
     time.sleep(0.2)
     assert remote.read(20_000, 10) == (far.folder / "s.tif").read_bytes()[20_000:20_010], "it answers again"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_slide_is_read_in_a_process_that_was_forked_off(far: Served, written: Path) -> None:
+    """It waited for ever for the other process."""
+    with open_slide(f"{far.url}/s.tif") as there, open_slide(written) as here:
+        expected = here.read_region(0, 0, 256, 256)
+        there.read_region(512, 512, 64, 64)
+        if (child := os.fork()) == 0:
+            signal.alarm(20)
+            os._exit(0 if np.array_equal(there.read_region(0, 0, 256, 256), expected) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import threading
 import time
@@ -11,19 +12,19 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from wsi_meta.errors import SlideReadError, missing_libraries
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import Address
+from wsi_meta.files.file_systems import file_system
 from wsi_meta.files.same_file import REPLACED, SlideReplacedError
 
-__all__ = ["RemoteFile", "file_system", "refuse_without_cloud"]
+__all__ = ["RemoteFile"]
 
 HEAD_BYTES = 1 << 14
 """The first part that is asked for: it tells how long the file is."""
 TRIES, WAIT_S = 3, 0.3
 """How often a part is asked for, and how long it is waited before the second time; then twice as long."""
 HOPELESS = 5
-"""After so many parts in a row that did not come, each further one is asked for once only; of a silent server, which is one
-that answers nothing for :data:`ANSWER_S`, none for as long: a scan would wait for each of its thousand parts in turn."""
+"""After so many parts in a row that did not come, each further one is asked for once only; none while the server is silent."""
 ANSWER_S = 30.0
 """So long an answer may take to begin, and then to go on."""
 AT_ONCE = 8
@@ -35,8 +36,7 @@ MOST_PART_BYTES = 8 << 20
 HELD_BYTES = 64 << 20
 """Parts that came, and were not read yet."""
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-NEEDS = {"http": ("fsspec", "aiohttp"), "https": ("fsspec", "aiohttp"), "s3": ("fsspec", "s3fs")}
-"""Packages that reading needs, by the kind of address."""
+
 
 Mark = tuple[int, str, str]
 """What tells a file from another one at its address: bytes, ETag, time of the last change; empty where not told."""
@@ -88,12 +88,9 @@ class RemoteFile:
 
     def __init__(self, address: Address, *, answer_s: float = ANSWER_S) -> None:
         self.address, self.fetched, self._answer_s = address, 0, answer_s
-        self._loop, self._ask = _open(address, answer_s)
-        self._many = asyncio.Semaphore(AT_ONCE)
-        self._lock, self._failed_in_a_row, self._replaced = threading.Lock(), 0, False
-        self._silent_until = 0.0
-        self._ahead: dict[tuple[int, int], _Expected] = {}
+        self._process, self._failed_in_a_row, self._silent_until, self._replaced = 0, 0, 0.0, False
         self._mark: Mark | None = None
+        self._connect()
         try:
             self._head = self._submit(0, HEAD_BYTES).result()
         except SlideReadError:
@@ -125,6 +122,7 @@ class RemoteFile:
         OSError
             when they do not come, or fewer than were promised.
         """
+        self._connect()
         length = max(0, min(length, self.size - offset))
         if offset + length <= len(self._head):
             return self._head[offset : offset + length]
@@ -137,10 +135,10 @@ class RemoteFile:
 
     def prefetch(self, parts: Iterable[tuple[int, int]]) -> None:
         """Ask for parts that will be read next, neighbours together, several at the same time."""
+        self._connect()
         with self._lock:
             new = sorted({part for part in parts if part[1] and part not in self._ahead})
-            held, left = sum(length for _, length in self._ahead), [*self._ahead]
-            wanted = 0
+            held, left, wanted = sum(length for _, length in self._ahead), [*self._ahead], 0
             for offset, length, together in _joined(new):
                 if (wanted := wanted + length) > HELD_BYTES:
                     return
@@ -154,6 +152,14 @@ class RemoteFile:
         """Drop what came and was not read."""
         with self._lock:
             self._ahead.clear()
+
+    def _connect(self) -> None:
+        """Begin to ask; anew in a process that was forked off: what would answer is in the other one."""
+        if self._process != os.getpid():
+            self._lock, self._many = threading.Lock(), asyncio.Semaphore(AT_ONCE)
+            self._ahead: dict[tuple[int, int], _Expected] = {}
+            self._loop, self._ask = _open(self.address, self._answer_s)
+            self._process = os.getpid()  # last: other threads look at it
 
     def _submit(self, offset: int, length: int) -> Future[bytes]:
         return asyncio.run_coroutine_threadsafe(self._patiently(offset, length), self._loop)
@@ -191,32 +197,6 @@ class RemoteFile:
         return part.content
 
 
-def refuse_without_cloud(address: Address) -> None:
-    """Refuse an address whose packages are not installed; SlideReadError that says what to install."""
-    if missing := missing_libraries("cloud", *NEEDS[address.scheme]):
-        names = " and ".join(missing)
-        raise SlideReadError(
-            f"{address}: reading from an address needs {names}: pip install 'wsi-meta[cloud]', or download the slide"
-        )
-
-
-def file_system(address: Address) -> Any:
-    """Return fsspec's file system for an address; s3 is set up as for every program that uses fsspec and botocore."""
-    refuse_without_cloud(address)
-    import fsspec
-
-    if address.scheme == "s3":
-        return fsspec.filesystem("s3", **_credentials(fsspec.config.conf.get("s3", {})))
-    return fsspec.filesystem(address.scheme, encoded="%" in address.url)  # a signature is valid for its very letters
-
-
-def _credentials(configured: dict[str, Any]) -> dict[str, Any]:
-    """Return how to ask an object store: without a name where this machine has no credentials, as open data allows."""
-    import botocore.session
-
-    return {} if configured or botocore.session.Session().get_credentials() is not None else {"anon": True}
-
-
 def _open(address: Address, answer_s: float) -> tuple[asyncio.AbstractEventLoop, Ask]:
     """Return the loop that asks run in, and what asks."""
     system = file_system(address)
@@ -234,11 +214,9 @@ async def _ask_http(system: Any, address: Address, offset: int, length: int, ans
     try:
         session = await system.set_session()
         async with session.get(system.encode_url(address.url), headers=asked, timeout=limits) as answer:
-            start, total = _judge_answer(answer.status, answer.headers, offset)
+            start, total = _judge_answer(answer.status, told := answer.headers, offset)
             content = await answer.content.readexactly(min(length, total - start))
-            return _Part(
-                content, (total, answer.headers.get("ETag", "").removeprefix("W/"), answer.headers.get("Last-Modified", ""))
-            )
+            return _Part(content, (total, told.get("ETag", "").removeprefix("W/"), told.get("Last-Modified", "")))
     except asyncio.IncompleteReadError as error:
         raise _NoAnswerError(f"{len(error.partial):,} bytes came of {length:,}") from None
     except TimeoutError:
@@ -269,10 +247,9 @@ def _judge_answer(status: int, headers: Any, offset: int) -> tuple[int, int]:
 async def _ask_s3(system: Any, address: Address, offset: int, length: int) -> _Part:
     """Ask an object store."""
     bucket, key, version = system.split_path(address.url)
-    own = {"VersionId": version} if version else {}
+    asked = {"Bucket": bucket, "Key": key, "Range": f"bytes={offset}-{offset + length - 1}"}
     try:
-        asked = {"Bucket": bucket, "Key": key, "Range": f"bytes={offset}-{offset + length - 1}"}
-        answer = await system._call_s3("get_object", **asked, **own)
+        answer = await system._call_s3("get_object", **asked, **({"VersionId": version} if version else {}))
         content = await answer["Body"].read()
     except FileNotFoundError:
         raise _RefusedError("no such object") from None

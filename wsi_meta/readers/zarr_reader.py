@@ -19,8 +19,8 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import Address, SlidePath
+from wsi_meta.files.file_systems import refuse_without_cloud
 from wsi_meta.files.image_series import expect_one, pictures_of_zarr
-from wsi_meta.files.remote_file import refuse_without_cloud
 from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told_of
 from wsi_meta.files.zarr_folder import kind_of_zarr
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios, um_per
