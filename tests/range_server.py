@@ -26,6 +26,8 @@ class Served:
     sent: int = 0
     requests: list[tuple[str, int, int]] = field(default_factory=list)
     spoil: Callable[[int, int, int], str | int | None] = lambda _number, _start, _stop: None
+    refusing: dict[str, str] = field(default_factory=dict)
+    """Headers of what is refused."""
     tags: bool = True
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -75,14 +77,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if isinstance(wrong, int):
-            self._say(wrong)
+            self._say(wrong, state.refusing)
             return
-        whole = asked is None or wrong == "no ranges"
+        whole = asked is None or wrong in ("no ranges", "page")
         part = content if whole else content[start:stop]
         if start >= len(content):
             self._say(416, {"Content-Range": f"bytes */{len(content)}"})
             return
-        headers = {"Content-Length": str(len(part)), "Content-Type": "application/octet-stream"}
+        headers = {
+            "Content-Length": str(len(part)),
+            "Content-Type": "text/html" if wrong == "page" else "application/octet-stream",
+        }
         if state.tags:
             headers |= {"ETag": f'"{md5(content).hexdigest()}"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
         if not whole:
@@ -98,10 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _say(self, status: int, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in (headers or {"Content-Length": "0"}).items():
+        for name, value in ({"Content-Length": "0"} | (headers or {})).items():
             self.send_header(name, value)
-        if headers is not None and "Content-Length" not in headers:
-            self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, *_arguments: Any) -> None:

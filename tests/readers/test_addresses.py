@@ -190,6 +190,7 @@ REFUSED: list[tuple[int | str, str]] = [
     (403, r"the server says 403 \(not allowed\)"),
     (500, "the server says 500"),
     ("no ranges", "the server gives whole files only, no ranges of bytes"),
+    ("page", "the server gives a web page"),
     ("cut", r"the server cannot be reached, or broke off \(ClientPayloadError\)"),
     ("other range", "the server gives other bytes than those that it was asked for"),
 ]
@@ -333,6 +334,19 @@ def test_parts_ahead_are_bounded_and_those_that_failed_are_told(far: Served) -> 
     remote.prefetch([(70_000, 10)])
     with pytest.raises(OSError, match="404"):
         remote.read(70_000, 10)
+
+
+def test_a_busy_server_is_asked_again_when_it_says(far: Served) -> None:
+    remote = RemoteFile(Address(f"{far.url}/s.tif"), answer_s=0.5)
+    refused: list[float] = []
+
+    def spoil(*_: int) -> int | None:
+        refused.append(time.monotonic())
+        return 429 if refused[-1] - refused[0] < 0.4 else None
+
+    far.spoil, far.refusing = spoil, {"Retry-After": "3600"}
+    assert remote.read(20_000, 10) == (far.folder / "s.tif").read_bytes()[20_000:20_010]
+    assert len(refused) == 2, "at the latest after as long as an answer may take"
 
 
 def test_a_silent_server_is_not_waited_for_at_each_part(far: Served) -> None:

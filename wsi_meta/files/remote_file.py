@@ -43,7 +43,11 @@ Mark = tuple[int, str, str]
 
 
 class _NoAnswerError(OSError):
-    """No part came, but it may come when it is asked for again."""
+    """No part came, but it may come when it is asked for again, in so many seconds."""
+
+    def __init__(self, told: str, wait_s: float = 0.0) -> None:
+        super().__init__(told)
+        self.wait_s = wait_s
 
 
 class _RefusedError(OSError):
@@ -169,18 +173,18 @@ class RemoteFile:
         hopeless = self._failed_in_a_row >= HOPELESS
         if hopeless and time.monotonic() < self._silent_until:
             raise OSError("no answer to those before")
-        for number in range(1, 1 + (1 if hopeless else TRIES)):
+        for number in range(1, 1 + (tries := 1 if hopeless else TRIES)):
             try:
                 async with self._many:
                     begun = time.monotonic()
                     part = await self._ask(offset, length)
                 return self._accepted(part, offset, length)
             except _NoAnswerError as error:
-                told, now = str(error), time.monotonic()
+                told, wait_s, now = str(error), error.wait_s, time.monotonic()
                 if now - begun >= self._answer_s:
                     self._silent_until = now + self._answer_s
-            if number < TRIES:
-                await asyncio.sleep(WAIT_S * 2 ** (number - 1))
+            if number < tries:
+                await asyncio.sleep(max(WAIT_S * 2 ** (number - 1), min(wait_s, self._answer_s)))
         self._failed_in_a_row += 1
         raise OSError(told)
 
@@ -232,9 +236,11 @@ def _judge_answer(status: int, headers: Any, offset: int) -> tuple[int, int]:
     if status == 416 and headers.get("Content-Range", "").endswith("*/0"):
         raise _RefusedError("an empty file; expected a whole-slide image; copy it again")
     if status == 200:
-        raise _RefusedError("the server gives whole files only, no ranges of bytes")
+        page = headers.get("Content-Type", "").startswith("text/html")
+        raise _RefusedError("the server gives a web page" if page else "the server gives whole files only, no ranges of bytes")
     if status in (408, 425, 429) or status >= 500:
-        raise _NoAnswerError(f"the server says {status}")
+        wait_s = headers.get("Retry-After", "")  # or a date, which servers that are busy do not give
+        raise _NoAnswerError(f"the server says {status}", float(wait_s) if wait_s.isdecimal() else 0.0)
     if status != 206:
         meaning = {401: " (not allowed)", 403: " (not allowed)", 404: " (not found)", 410: " (gone)"}.get(status, "")
         raise _RefusedError(f"the server says {status}{meaning}")
