@@ -273,6 +273,12 @@ def test_images_and_cells_that_do_not_fit_are_refused(dense: bool) -> None:
         predictor.predict_image(image, wanted, 32)
     with pytest.raises(DataError, match="piece: uint8 of shape"):
         predictor.predict_block([image], wanted, 32)
+    corners = np.zeros((1, 40) if dense else (100, 100), bool)
+    corners[0, 0] = corners[-1, -1] = True
+    (rows, cols), *_ = predictor.pieces(corners, 32)
+    first = np.zeros((rows.stop - rows.start, cols.stop - cols.start, 3), np.uint8)
+    with pytest.raises(DataError, match=r"pieces: 1; expected 2, as .* lists them"):  # its logit was every cell's
+        predictor.predict_block([first], corners, 32)
     with pytest.raises(OptionsError, match=r"wanted: int64 of shape .*expected bool"):
         predictor.predict_image(image[:side, :side], wanted.astype(int), 32)
     if dense:

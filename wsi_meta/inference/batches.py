@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["Batching", "as_pixels", "check_cells", "cut_patches", "make_mosaics"]
+__all__ = ["Batching", "as_pixels", "check_cells", "cut_patches", "make_mosaics", "take_pieces"]
 
 ROWS_ALIKE = 4
 """A row's logit is the same at every place of a batch only if the number of rows is a multiple of this."""
@@ -91,6 +91,15 @@ def as_pixels(name: str, pixels: torch.Tensor | NDArray[np.uint8], shape: Sequen
         expected = str(tuple(shape)).replace("None", "n")
         raise DataError(f"{name}: {kind} of shape {found}; expected uint8 of shape {expected}, RGB")
     return torch.as_tensor(pixels, device="cpu")
+
+
+def take_pieces(pieces: Iterable[NDArray[np.uint8]], parts: Sequence[tuple[slice, slice]]) -> Iterator[torch.Tensor]:
+    """Yield the pieces of an image as tensors; DataError where they are not those parts of it, or some are missing."""
+    coming = iter(pieces)
+    for number, (rows, cols) in enumerate(parts):
+        if (piece := next(coming, None)) is None:
+            raise DataError(f"pieces: {number}; expected {len(parts)}, as the predictor's pieces() lists them")
+        yield as_pixels("piece", piece, (rows.stop - rows.start, cols.stop - cols.start, 3))
 
 
 def check_cells(wanted: NDArray[np.bool_], stride_px: int, only: int | None) -> None:

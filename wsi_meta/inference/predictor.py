@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from wsi_meta.errors import ModelFileError, of_kind, truth
-from wsi_meta.inference.batches import Batching, as_pixels, check_cells, cut_patches, in_shares
+from wsi_meta.inference.batches import Batching, as_pixels, check_cells, cut_patches, in_shares, take_pieces
 from wsi_meta.inference.device import SharedDevice, share_device
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, fit_to_model, resolve_inference, runs_in_bands
 from wsi_meta.inference.passes import FewShapes, HalvedPasses, OneProcess
@@ -206,12 +206,11 @@ class Predictor:
         Returns
         -------
         float32 array (rows, cols, views): raw logits as :meth:`predict_views` gives them; NaN where not wanted. DataError for
-        pieces of another shape or type, OptionsError for such a `wanted`, or another stride of a dense one.
+        fewer pieces, or of another shape or type, OptionsError for such a `wanted`, or another stride of a dense one.
         """
         parts, logits = self.pieces(wanted, stride_px), np.full((*wanted.shape, self.views), np.nan, np.float32)
         with self._here, self._shared.turn():
-            shapes = ([rows.stop - rows.start, cols.stop - cols.start, 3] for rows, cols in parts)
-            sent = (self._shared.send(as_pixels("piece", one, shape)) for shape, one in zip(shapes, pieces, strict=False))
+            sent = (self._shared.send(piece) for piece in take_pieces(pieces, parts))
             if self._dense:
                 logits[wanted] = self._fetch(self._by_box(sent, wanted, report))[wanted]
             else:
