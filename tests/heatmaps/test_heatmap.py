@@ -386,6 +386,16 @@ def test_what_is_no_heatmap(tmp_path: Path) -> None:
         assert name in str(caught.value)
 
 
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_values: object, **_settings: object) -> None:
+        raise MemoryError
+
+    path = write_store(tmp_path / "a.zarr", np.full((6, 9), 0.91, np.float32)).path
+    monkeypatch.setattr(zarr, "open_group", fail)
+    with pytest.raises(MemoryError):
+        Heatmap.open(path)
+
+
 @contextmanager
 def _full_disk() -> Iterator[None]:
     """Let no file become longer than a byte, as on a full disk."""

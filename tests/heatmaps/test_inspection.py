@@ -161,6 +161,11 @@ def test_an_unfinished_scan_is_no_damage(store: Path) -> None:
             lambda store: (store / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes_": {}}'),
             "its record, zarr.json, is missing, empty or cut",
         ),
+        (
+            lambda store: (store / "zarr.json").write_text((store / "zarr.json").read_text().replace("{", '{"later": {}, ', 1)),
+            "zarr does not read its record, zarr.json (",
+        ),
+        (lambda store: _edit(store, lambda parts: parts.update(wsi_meta=["identity"])), "a zarr group, but not from wsi-meta"),
     ],
 )
 def test_a_record_that_is_not_whole_is_damage(store: Path, damage: Callable[[Path], object], told: str) -> None:

@@ -22,10 +22,10 @@ from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.layout import foreign_part, is_our_folder, is_ours
 from wsi_meta.heatmaps.record import FORMAT_VERSION, UNKNOWN, Status
 from wsi_meta.outputs.checks import check_folder
-from wsi_meta.outputs.kept_files import is_heatmap, is_store
+from wsi_meta.outputs.kept_files import is_heatmap, is_store, mark_of
 from wsi_meta.outputs.paths import UNIQUE, cannot_be_written, real_path, unique_name
 from wsi_meta.outputs.writing import flush
-from wsi_meta.words import from_json, some_of
+from wsi_meta.words import first_line, from_json, some_of
 
 if TYPE_CHECKING:
     import zarr
@@ -228,10 +228,13 @@ def open_group(path: Path) -> zarr.Group:
     try:
         group = zarr.open_group(path.absolute(), mode="r+", zarr_format=3)
     except Exception as error:  # zarr raises whatever odd metadata lead to
-        if isinstance(error, OSError) and not isinstance(error, (BaseZarrError, *NOTHING_THERE)):
-            raise  # the disk's or the network's error: it may be a store
+        if isinstance(error, OSError | MemoryError) and not isinstance(error, (BaseZarrError, *NOTHING_THERE)):
+            raise  # the disk's, the network's or the machine's error: it may be a store
         if inside := stores_in(path):
             raise HeatmapError(f"{path}: a folder of heatmaps; name them, such as {inside[0]}") from error
+        if is_store(path):
+            told = f"zarr does not read its record, zarr.json ({first_line(error)}); update zarr, or copy the store again"
+            raise HeatmapError(f"{path}: damaged: {told}") from error
         if is_heatmap(path):
             told = "its record, zarr.json, is missing, empty or cut; copy it again, or scan it again with --overwrite"
             raise HeatmapError(f"{path}: damaged: {told}") from error
@@ -250,7 +253,7 @@ def open_group(path: Path) -> zarr.Group:
 
 def is_newer(path: Path) -> bool:
     """Tell whether a store says that it is of a newer format than this version knows."""
-    return is_store(path) and _is_newer(from_json((path / "zarr.json").read_bytes())["attributes"]["wsi_meta"])
+    return _is_newer(mark_of(path) or {})
 
 
 def _is_newer(parts: dict[str, Any]) -> bool:

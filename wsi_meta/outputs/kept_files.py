@@ -11,7 +11,7 @@ from wsi_meta.outputs.paths import real_path
 from wsi_meta.tiffs.tags import OME, UM_PER_RESOLUTION_UNIT, is_tiff
 from wsi_meta.words import from_json
 
-__all__ = ["CORRECTED", "MODEL", "OURS", "SLIDE", "is_heatmap", "is_store", "refuse_inside_store", "refuse_kept"]
+__all__ = ["CORRECTED", "MODEL", "OURS", "SLIDE", "is_heatmap", "is_store", "mark_of", "refuse_inside_store", "refuse_kept"]
 
 SLIDE, MODEL = "a slide", "a model file"
 CORRECTIONS, CORRECTED = "corrections of a heatmap", ".corrections.geojson"
@@ -34,13 +34,18 @@ HEADS = {
 """What files of ours begin with that hold more than can be made again."""
 
 
-def is_store(path: Path) -> bool:
-    """Tell whether a folder bears the mark of our heatmap stores, be it damaged otherwise."""
+def mark_of(path: Path) -> dict[str, Any] | None:
+    """Return what a heatmap store says of itself, be it damaged otherwise; None of a folder that bears no such mark."""
     try:
-        content = from_json((path / "zarr.json").read_bytes())
-        return bool("identity" in content["attributes"]["wsi_meta"])
+        parts = from_json((path / "zarr.json").read_bytes())["attributes"]["wsi_meta"]
     except (OSError, ValueError, LookupError, TypeError):
-        return False
+        return None
+    return parts if isinstance(parts, dict) and "identity" in parts else None
+
+
+def is_store(path: Path) -> bool:
+    """Tell whether a folder bears the mark of our heatmap stores."""
+    return mark_of(path) is not None
 
 
 def is_heatmap(path: Path) -> bool:
