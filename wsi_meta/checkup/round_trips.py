@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import missing_libraries
+from wsi_meta.words import from_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from wsi_meta.heatmaps.store import Heatmap
 
     Map = NDArray[np.floating[Any]]
-from wsi_meta.words import from_json
 
 __all__ = ["READERS", "lesion_cells", "placed", "read_back", "read_outlines"]
 

@@ -17,12 +17,12 @@ from wsi_meta.heatmaps.ownership import remove_part
 from wsi_meta.heatmaps.record import ScanRecord, Status, seal_of
 from wsi_meta.heatmaps.regions import label_regions, numbered
 from wsi_meta.outputs.writing import written_whole
+from wsi_meta.words import from_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_meta.tiling.grid import PatchGrid
-from wsi_meta.words import from_json
 
 __all__ = [
     "LEVEL_CHUNK",

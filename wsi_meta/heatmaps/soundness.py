@@ -12,12 +12,12 @@ from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmaps.layout import FORMS, LABELS, checksum, label_metadata, multiscales
 from wsi_meta.heatmaps.pyramid import array_files, coarser_levels, label_arrays, level_arrays, place_arrays
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.words import from_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_meta.tiling.grid import Block
-from wsi_meta.words import from_json
 
 __all__ = ["clear_damage", "damaged_blocks", "open_sound", "stale_labels", "stale_levels"]
 

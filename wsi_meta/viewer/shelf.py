@@ -153,9 +153,9 @@ class Shelf:
         return found
 
     def surroundings(self, key: str) -> dict[str, Any]:
-        """Return what a store's page says of its place: ``several``, whether there is a list, and ``store``, its name."""
+        """Return what a store's page says of its place: ``several``, whether there is a list; ``store``, where one is alike."""
         several, store = self.has_list, self.find(key)
-        return {"several": several, "store": store.name if store.alike else printable(store.path.name)}
+        return {"several": several} | ({"store": store.name} if store.alike else {})
 
     @property
     def has_list(self) -> bool:
