@@ -324,6 +324,7 @@ def test_holes_that_enclose_nothing_are_left_out(tmp_path: Path, caplog: pytest.
             json.dumps([_feature("Polygon", [[[1, 2], [3, 0, 2], [4, 5]]], {})]),
             "of 2 or 3 numbers, expected x and",
         ),
+        ("k.geojson", json.dumps([_feature("Polygon", [[[[1, 2]] * 4]], {})]), "a real number, not 'list'"),
         ("i.geojson", '"a word"', "str where a feature should be"),
         ("j.geojson", "[" * 100000, "nested too deeply"),
         ("c.xml", "<Annotations><Slide/></Annotations>", "element 'Slide', expected Annotation, a layer of ImageScope or HALO"),

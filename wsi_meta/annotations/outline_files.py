@@ -284,9 +284,9 @@ def _own_origin(facts: Any) -> Origin | None:
 
 
 def _ring(points: Any) -> NDArray[np.float64]:
+    ring = np.array([[float(x), float(y)] for x, y, *_ in points], np.float64).reshape(-1, 2)
     if (lengths := set(map(len, points))) not in (set(), {2}, {3}):  # GeoJSON allows a height; commas for points make more
         raise ValueError(f"positions of {' or '.join(map(str, sorted(lengths)))} numbers, expected x and y with decimal points")
-    ring = np.array([[float(x), float(y)] for x, y, *_ in points], np.float64).reshape(-1, 2)
     if not np.isfinite(ring).all():
         raise ValueError("a vertex that is no number")
     if (far := abs(ring).max(initial=0)) > FARTHEST:
