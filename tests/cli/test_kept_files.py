@@ -148,7 +148,10 @@ def test_corrections_that_qupath_saved_again_are_known_by_their_name(folder: Pat
     out = folder / "h.corrections.geojson"
     for words in ("export h.zarr --out OUT", "lesions h.zarr --out OUT", "tissue s.tif --out OUT"):
         out.write_text('{"type": "FeatureCollection", "features": []}')
-        assert "corrections of a heatmap, never replaced" in _run(folder, words, out.name, "--overwrite")
+        (link := folder / "link.geojson").symlink_to(out)
+        for name in (out.name, link.name):
+            assert "corrections of a heatmap, never replaced" in _run(folder, words, name, "--overwrite")
+        link.unlink()
         out.unlink()
         assert "named as corrections of a heatmap; choose another name" in _run(folder, words, out.name)
 

@@ -76,7 +76,7 @@ def refuse_kept(path: Path, *, replaces: str = "") -> None:
 
 def _kind_of(path: Path) -> str | None:
     """Return what a file is if it is one that is kept."""
-    if path.name.endswith(CORRECTED):
+    if any(name.endswith(CORRECTED) for name in (path.name, real_path(path).name)):
         return CORRECTIONS
     try:
         with path.open("rb") as file:
