@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -262,6 +263,18 @@ def test_pixels_count_however_an_array_holds_them() -> None:
         held: Any
         for held in (PIXELS[..., ::-1].copy()[..., ::-1], np.asfortranarray(PIXELS), fixed, list(PIXELS)):
             np.testing.assert_array_equal(predictor.predict_patches(held), expected)
+
+
+def test_what_is_read_only_is_never_copied_whole() -> None:
+    """It may be mapped from a file that memory does not hold."""
+    predictor = Predictor(tiny_model(), device="cpu", precision="fp32", batch_size=8)
+    many = np.broadcast_to(PIXELS[0], (80, *PIXELS.shape[1:]))
+    tracemalloc.start()
+    try:
+        assert np.ptp(predictor.predict_patches(many)) == 0
+        assert tracemalloc.get_traced_memory()[1] < many.nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("dense", [False, True])

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    Pixels = torch.Tensor | NDArray[np.uint8]
 
-__all__ = ["Batching", "as_pixels", "check_cells", "cut_patches", "make_mosaics", "take_pieces"]
+__all__ = ["Batching", "as_tensor", "check_cells", "check_pixels", "cut_patches", "make_mosaics", "take_pieces"]
 
 ROWS_ALIKE = 4
 """A row's logit is the same at every place of a batch only if the number of rows is a multiple of this."""
@@ -76,20 +77,29 @@ class Batching:
         return dihedral(patches[rows // self.views], shown[rows % self.views])
 
 
-def as_pixels(name: str, pixels: torch.Tensor | NDArray[np.uint8], shape: Sequence[int | None]) -> torch.Tensor:
-    """Return pixels as a tensor in memory; DataError where they are not uint8 of a shape, in which None is any length.
+def check_pixels(name: str, pixels: Pixels, shape: Sequence[int | None]) -> Pixels:
+    """Return pixels as they are; DataError where they are not uint8 of a shape, in which None is any length.
 
     A network takes patches of any size, and means nothing by those of another size than it was trained with.
     """
     import torch
 
     if not isinstance(pixels, torch.Tensor):
-        pixels = np.require(pixels, requirements=("C", "W"))  # torch takes no steps backwards, and warns of what is read-only
+        pixels = np.asarray(pixels)
     kind, found = str(pixels.dtype).removeprefix("torch."), tuple(pixels.shape)
     fits = len(found) == len(shape) and all(side in (None, there) for side, there in zip(shape, found, strict=True))
     if kind != "uint8" or not fits:
         expected = str(tuple(shape)).replace("None", "n")
         raise DataError(f"{name}: {kind} of shape {found}; expected uint8 of shape {expected}, RGB")
+    return pixels
+
+
+def as_tensor(pixels: Pixels) -> torch.Tensor:
+    """Return pixels as a tensor in memory. What is read-only is copied: torch warns of it; so are steps backwards."""
+    import torch
+
+    if not isinstance(pixels, torch.Tensor):
+        pixels = np.require(pixels, requirements=("C", "W"))
     return torch.as_tensor(pixels, device="cpu")
 
 
@@ -99,7 +109,7 @@ def take_pieces(pieces: Iterable[NDArray[np.uint8]], parts: Sequence[tuple[slice
     for number, (rows, cols) in enumerate(parts):
         if (piece := next(coming, None)) is None:
             raise DataError(f"pieces: {number}; expected {len(parts)}, as the predictor's pieces() lists them")
-        yield as_pixels("piece", piece, (rows.stop - rows.start, cols.stop - cols.start, 3))
+        yield as_tensor(check_pixels("piece", piece, (rows.stop - rows.start, cols.stop - cols.start, 3)))
 
 
 def check_cells(wanted: NDArray[np.bool_], stride_px: int, only: int | None) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from wsi_meta.errors import ModelFileError, of_kind, truth
-from wsi_meta.inference.batches import Batching, as_pixels, check_cells, cut_patches, in_shares, take_pieces
+from wsi_meta.inference.batches import Batching, as_tensor, check_cells, check_pixels, cut_patches, in_shares, take_pieces
 from wsi_meta.inference.device import SharedDevice, share_device
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, fit_to_model, resolve_inference, runs_in_bands
 from wsi_meta.inference.passes import FewShapes, HalvedPasses, OneProcess
@@ -167,9 +167,11 @@ class Predictor:
         -------
         float32 array (n, views): raw logits; in the order of :data:`.AVERAGED`.
         """
-        pixels = as_pixels("patches", patches, (None, self._cut.patch_px, self._cut.patch_px, 3))
+        pixels = check_pixels("patches", patches, (None, self._cut.patch_px, self._cut.patch_px, 3))
+        at_once = self._batching.patches_at_once
         with self._here, self._shared.turn():
-            return self._fetch(self._by_patch(self._shared.send(pixels).split(self._batching.patches_at_once)))
+            parts = (as_tensor(pixels[first : first + at_once]) for first in range(0, len(pixels), at_once))
+            return self._fetch(self._by_patch(map(self._shared.send, parts)))
 
     def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
         """Return the parts of a block's image that :meth:`predict_block` needs, in the order in which it takes them.
@@ -220,7 +222,7 @@ class Predictor:
     def predict_image(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_], stride_px: int) -> NDArray[np.float32]:
         """Return what :meth:`predict_block` returns, for a block whose image is in memory."""
         parts, beyond = self.pieces(wanted, stride_px), self._cut.beyond_px(stride_px)
-        pixels = as_pixels("image", image, [*(side * stride_px + beyond for side in wanted.shape), 3]).numpy()
+        pixels: Any = check_pixels("image", image, [*(side * stride_px + beyond for side in wanted.shape), 3])
         return self.predict_block((pixels[part] for part in parts), wanted, stride_px)
 
     def _patches(self, strips: Iterable[torch.Tensor], wanted: NDArray[np.bool_], stride_px: int) -> Iterator[torch.Tensor]:
