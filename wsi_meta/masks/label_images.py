@@ -103,10 +103,10 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
     import tifffile
 
     errors = (OSError, ValueError, LookupError, RuntimeError, TypeError, EOFError, MemoryError, ArithmeticError, AttributeError)
-    if not path.is_file():  # nobody may ever write to a pipe
-        found = "no such file" if not path.exists() else "a directory" if path.is_dir() else "a pipe, socket or device"
-        raise DataError(f"{path}: {found}; expected {expected}")
     try:
+        if not path.is_file():  # nobody may ever write to a pipe
+            found = "no such file" if not path.exists() else "a directory" if path.is_dir() else "a pipe, socket or device"
+            raise DataError(f"{path}: {found}; expected {expected}")
         with path.open("rb") as file:
             start = file.read(8)
         if is_tiff(start):
