@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageFile
+from slide_files import rename_tag
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError
@@ -95,6 +96,16 @@ def test_values_without_an_agreed_colour_are_refused(tmp_path: Path, values: Any
         with pytest.raises(DataError, match=re.escape(str(tmp_path / "0" / "a.tif"))) as caught:
             read()
         assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [RAMP, DEEP], ids=["8 bits", "16 bits"])
+def test_a_tiff_that_does_not_say_what_0_is(tmp_path: Path, values: Any) -> None:
+    """Which Pillow takes for white in 8 bits."""
+    _classes(tmp_path)
+    _tiff(path := tmp_path / "0" / "a.tif", values, photometric="minisblack")
+    rename_tag(path, "PhotometricInterpretation", 261)
+    with pytest.raises(DataError, match=r"a\.tif: does not decode as an image \(does not say whether 0 is black or white"):
+        open_patches(tmp_path)["train"].check()
 
 
 SHALLOW = RAMP.astype(np.uint16) * 16

@@ -13,7 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from range_server import served
-from slide_files import set_tag, texture, write_slide
+from slide_files import rename_tag, set_tag, texture, write_slide
 
 from wsi_meta import open_slide
 from wsi_meta.errors import SlideReadError
@@ -165,6 +165,11 @@ def test_what_is_no_picture_of_8_bits_is_one_line(tmp_path: Path, image: NDArray
     for values, options, told in stored:
         tifffile.imwrite(path, values, metadata=None, **options)
         with pytest.raises(SlideReadError, match=rf"s\.tif: {told}.*; save it as PNG"):
+            open_slide(path, mpp=MPP)
+    for silent in (image, image[..., 0]):
+        tifffile.imwrite(path, silent, metadata=None)
+        rename_tag(path, "PhotometricInterpretation", 261)
+        with pytest.raises(SlideReadError, match=r"s\.tif: does not say whether 0 is black or white .*; save it as PNG"):
             open_slide(path, mpp=MPP)
     with tifffile.TiffWriter(path) as file:
         file.write(image[:50, :50], photometric="rgb")

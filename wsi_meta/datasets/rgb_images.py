@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.tiffs.pixel_form import UNSAID
 from wsi_meta.tiffs.tags import BITS, COMPRESSION, PHOTOMETRIC, PLANES, SAMPLE_FORMAT, SEPARATE, WHITE_IS_ZERO
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ def check_mode(image: Any) -> None:
     """Raise ValueError when an opened image shows several pictures, its values have no agreed colour, or Pillow mistakes them.
 
     They have none where they are floats, have more than 16 bits, or are signed. Uncompressed planes of 16 bits are taken for
-    planes of 8 bits.
+    planes of 8 bits, a TIFF that does not say what 0 is for one whose 0 is white.
     """
     if getattr(image, "is_animated", False):
         raise ValueError("several pictures in one file; expected one")
     tags = getattr(image, "tag_v2", None)
+    if tags is not None and PHOTOMETRIC not in tags:
+        raise ValueError(UNSAID)
     if _is_16_bit(image):
         bits = 16 if tags is None else int(np.max(tags.get(BITS, 16)))
         if bits != 16 or (tags is not None and int(np.max(tags.get(SAMPLE_FORMAT, 1))) != 1):

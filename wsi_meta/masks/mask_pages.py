@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from wsi_meta.tiffs.codestreams import check_lzw
+from wsi_meta.tiffs.pixel_form import UNSAID
 from wsi_meta.tiffs.tags import LZW, MAX_TILE_PX, PHOTOMETRIC
 
 __all__ = ["MOST_PACKED", "check_page", "refuse_larger"]
@@ -35,7 +36,7 @@ def check_page(page: Any, size: int) -> None:
     if declared > stored or tile > max(MAX_TILE_PX, 8 * MOST_PACKED * size):
         raise ValueError(f"{page.imagewidth} x {page.imagelength} px in {stored} tiles or strips of {tile}: damaged")
     if PHOTOMETRIC not in page.tags:
-        raise ValueError("does not say whether 0 is black or white (PhotometricInterpretation)")
+        raise ValueError(UNSAID)
     if page.compression == LZW:
         decode = page.decode
 

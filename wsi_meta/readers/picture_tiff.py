@@ -13,7 +13,7 @@ from wsi_meta.readers.ome_tiff import mpp_of_page
 from wsi_meta.readers.reader import StatedMpp
 from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError, name_of, tables_in
 from wsi_meta.stored_tiles.tile_form import DECODERS, TileForm
-from wsi_meta.tiffs.pixel_form import other_colours, other_order, refuse_turned
+from wsi_meta.tiffs.pixel_form import UNSAID, other_colours, other_order, refuse_turned
 from wsi_meta.tiffs.tags import (
     ALPHA,
     ALPHA_MULTIPLIED,
@@ -23,6 +23,7 @@ from wsi_meta.tiffs.tags import (
     JPEG,
     ORIENTATION,
     PALETTE,
+    PHOTOMETRIC,
     RGB,
     SEPARATE,
     UNSIGNED,
@@ -94,6 +95,8 @@ def _refuse_other_kinds(path: Path, page: Any) -> None:
 
 def _other_storage(page: Any) -> str | None:
     """Return how pixels are stored that are not read; None where they are."""
+    if PHOTOMETRIC not in page.tags:
+        return UNSAID
     if page.imagedepth != 1 or page.sampleformat not in UNSIGNED:
         return "values that are no whole numbers from 0 on, or have a depth"
     if page.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and page.samplesperpixel > 2:

@@ -36,6 +36,7 @@ from wsi_meta.tiffs.tags import (
 
 __all__ = [
     "PNG",
+    "UNSAID",
     "OtherFormError",
     "exif_orientation",
     "other_colours",
@@ -48,6 +49,8 @@ __all__ = [
 
 OTHER_COLOURS = {4: "MASK", 5: "SEPARATED", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "CFA", 34892: "LINEAR_RAW"}
 """Names of others."""
+UNSAID = "does not say whether 0 is black or white (PhotometricInterpretation)"
+"""What is told of a TIFF that libraries take for one whose 0 is white, or refuse."""
 JPEG_COLOURS = {RGB: "RGB", YCBCR: "YCbCr"}
 """Colours that JPEG tiles may have."""
 SAMPLES_ASKED = 9
