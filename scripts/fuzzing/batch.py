@@ -20,6 +20,7 @@ from fuzzing.commands import Ended
 from fuzzing.counts import Counts, Finding, Outcome
 from fuzzing.scans import SIDE_PX, end_of, fork, in_fork, left_beside, read_store, scan, scan_well, write_slides
 from fuzzing.standin import HashPredictor
+from wsi_meta.files.address import name_in
 from wsi_meta.words import printable
 
 __all__ = ["TRIALS", "run", "trial"]
@@ -93,7 +94,8 @@ def trial(seed: int, number: int, folder: Path) -> Finding:
     while len(codes) < STARTS and (not codes or codes[-1] < 0):
         code, ended = end_of(fork(lambda: scan(Failing(), *slides, "--out", out)), LONGEST_S)
         codes.append(ended.code if ended else code)
-    if codes[:-1] != [-signal.SIGABRT] * (len(codes) - 1) or codes[-1] != 1 or ended.outcome is not Outcome.REFUSED:
+    died, last = codes[:-1], codes[-1]
+    if died != [-signal.SIGABRT] * len(died) or last != 1 or not (ended and ended.foreseen):  # each bad slide has a line
         return Finding(number, Outcome.WRONG, f"it ended with {codes}: {ended and ended.stderr.splitlines()[-1:]}")
     if wrong := _wrong_rows(out, good) or _wrong_maps(out, good, folder) or _wrong_again(out, slides):
         return Finding(number, Outcome.WRONG, wrong)
@@ -102,9 +104,9 @@ def trial(seed: int, number: int, folder: Path) -> Finding:
 
 def _wrong_rows(out: Path, good: list[Path]) -> str:
     with (out / "summary.csv").open(newline="", encoding="utf-8") as file:
-        rows = {Path(row["slide"]).stem: row for row in csv.DictReader(file)}
+        rows = {Path(name_in(row["slide"])).stem: row for row in csv.DictReader(file)}
     lacking = [path.stem for path in good if rows.get(path.stem, {}).get("complete") != "True" or rows[path.stem]["error"]]
-    errors = {name: rows.get(printable(name), {}).get("error", "no row") for name in BAD}
+    errors = {name: rows.get(name, {}).get("error", "no row") for name in BAD}
     others = [f"{printable(name)}: {errors[name]}" for name, (_, told) in BAD.items() if told not in errors[name]]
     return "; ".join([f"no whole row: {lacking}"] * bool(lacking) + others)
 

@@ -34,10 +34,15 @@ class Ended:
     stderr: str
 
     @property
+    def foreseen(self) -> bool:
+        """Whether every error had a line of its own, and none a traceback."""
+        return "Traceback" not in self.stderr and UNFORESEEN not in self.stderr
+
+    @property
     def outcome(self) -> Outcome:
         """Whether it went well, was refused in one line, or failed in a way that nobody foresaw."""
         errors = [line for line in self.stderr.splitlines() if line.startswith("Error:")]
-        if "Traceback" in self.stderr or UNFORESEEN in self.stderr:
+        if not self.foreseen:
             return Outcome.TRACEBACK
         if errors and errors[-1].startswith(NO_MEMORY):
             return Outcome.MEMORY

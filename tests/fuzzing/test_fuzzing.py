@@ -96,6 +96,12 @@ def test_how_a_command_ended(code: int, stderr: str, outcome: Outcome) -> None:
     assert Ended(("info",), code, "", stderr).outcome is outcome
 
 
+def test_a_batch_has_a_line_for_each_bad_slide() -> None:
+    ended = Ended(("scan",), 1, "", "Error: a.tif: cut; copy it again\nError: 1 of 2 slides failed\n")
+    assert ended.foreseen
+    assert not Ended(("scan",), 1, "", f"{ended.stderr}Traceback (most recent call last):\n").foreseen
+
+
 def test_children_that_die_hang_or_take_all_memory_are_counted(tmp_path: Path) -> None:
     counts = run_trials("trials", trials.go_wrong, 5, 7, tmp_path, hang_s=3, most_bytes=100 << 20, preloaded=[])
     found = {finding.number: finding.outcome for finding in counts.findings}
