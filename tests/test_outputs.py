@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -257,6 +258,13 @@ def test_a_folder_is_filled_beside_its_place_and_goes(tmp_path: Path) -> None:
     with (
         pytest.raises(OutputPathError, match=r"out: cannot be written \(No space left on device\)"),
         filled_folder(tmp_path / "out"),
+    ):
+        raise full
+    told = re.escape(f"{tmp_path}/out/table.csv: cannot be written (No space left on device)")
+    with (
+        pytest.raises(OutputPathError, match=f"^{told}"),
+        filled_folder(tmp_path / "out") as made,
+        written_whole(made / "table.csv"),
     ):
         raise full
     with pytest.raises(SlideReadError, match="damaged"), filled_folder(tmp_path / "out"):

@@ -113,6 +113,8 @@ def filled_folder(out: Path) -> Iterator[Path]:
         remove_leftovers(place, older_s=ABANDONED_S)
         made.mkdir()
         yield made
+    except OutputPathError as error:  # names what the caller knows, and not the hidden folder
+        raise OutputPathError(str(error).replace(str(made), str(out))) from error
     except WsiMetaError:
         raise
     except OSError as error:
