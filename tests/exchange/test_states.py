@@ -193,6 +193,17 @@ def test_a_checkpoint_holds_its_weights_among_other_things(within: str | None, t
     assert read_weights(tmp_path / "net.pth").keys() == {"conv1.weight"}
 
 
+def test_a_second_network_in_a_checkpoint_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As timm's moving average, which timm itself prefers."""
+    weights, average = {"conv1.weight": torch.ones(2)}, {"module.conv1.weight": torch.zeros(2)}
+    torch.save({"state_dict": weights, "optimizer": {"state": {}}}, tmp_path / "net.pth")
+    read_weights(tmp_path / "net.pth")
+    assert not caplog.messages
+    torch.save({"state_dict": weights, "state_dict_ema": average}, tmp_path / "net.pth")
+    assert read_weights(tmp_path / "net.pth")["conv1.weight"].sum() == 2
+    assert "under 'state_dict' are taken, not those under 'state_dict_ema'; are those meant, save them" in caplog.text
+
+
 def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import pickle
 import re
@@ -25,6 +26,8 @@ from wsi_meta.words import first_line
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "ADDRESS",
@@ -219,7 +222,13 @@ def _only_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
             told = f"holds several networks ({', '.join(inner)})" if inner else "holds no tensors"
             keys = ", ".join(map(str, list(content)[:5])) or "none"
             raise ModelFileError(f"{path}: {told}; its keys: {keys}; expected {EXPECTED}")
-        return inner[usual[0] if usual else next(iter(inner))]
+        name = usual[0] if usual else next(iter(inner))
+        if others := [other for other in inner if other != name and len(inner[other]) == len(inner[name])]:
+            told = (
+                "%s: the weights under '%s' are taken, not those under '%s'; are those meant, save them to a file of their own"
+            )
+            logger.warning(told, path, name, others[0])
+        return inner[name]
     return own
 
 
