@@ -415,6 +415,18 @@ def test_what_was_marked_as_false_is_no_tumor_whatever_the_annotations_say(tmp_p
 # what it is for, and what it refuses
 
 
+def test_what_a_killed_sampling_left_goes_at_once(tmp_path: Path) -> None:
+    """It may be what fills the disk."""
+    left, other = (tmp_path / f".{name}.0123456789ab.partial" for name in ("p", "q"))
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "train.raw").write_bytes(b"x")
+    with pytest.raises(DataError):
+        sample(tmp_path / "none.csv", tmp_path / "p")
+    assert not left.exists()
+    assert other.exists()
+
+
 def test_training_takes_the_files_as_they_are(slides: Path, tmp_path: Path) -> None:
     sample(slides / "manifest.csv", tmp_path / "p", patches=48)
     (tmp_path / "p" / "sampling.json").unlink()
