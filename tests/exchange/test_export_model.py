@@ -160,11 +160,14 @@ def test_what_becomes_onnx_takes_pixels_and_gives_logits_and_probability(dark_mo
 
 
 @pytest.mark.onnx
-def test_onnxruntime_gives_our_probabilities_for_any_number_of_patches(dark_model: Model, tmp_path: Path) -> None:
+def test_onnxruntime_gives_our_probabilities_for_any_number_of_patches(
+    dark_model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     import onnxruntime
 
     exported = write_exported(dark_model, tmp_path / "onnx", "onnx")
 
+    assert "torchvision" not in caplog.text
     (file,) = exported.files
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     assert [(entry.name, entry.type, entry.shape[1:]) for entry in session.get_inputs()] == [

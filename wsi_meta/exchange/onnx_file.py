@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["run_onnx", "write_onnx"]
 
 OPSET = 18
+CHATTY = "torch.onnx._internal.exporter._registration"
+"""Logs that torchvision is missing, which nothing here needs."""
 INPUT, OUTPUTS = "pixels", ["logits", "probability"]
 
 
@@ -35,7 +40,7 @@ def write_onnx(path: Path, network: nn.Module, model: Model) -> None:
 
     side = model.card.preprocessing.patch_px
     pixels = torch.zeros((2, side, side, 3), dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _without_logs(CHATTY):
         warnings.simplefilter("ignore")  # of what the exporter itself will change one day
         program: Any = torch.onnx.export(
             pixels_network(network, model),
@@ -78,6 +83,21 @@ def pixels_network(network: nn.Module, model: Model) -> nn.Module:
             return logits, logits.softmax(1)[:, 1]
 
     return Pixels().eval()
+
+
+@contextmanager
+def _without_logs(name: str) -> Iterator[None]:
+    """Keep a logger silent for a while."""
+    logger = logging.getLogger(name)
+
+    def refuse(_record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(refuse)
+    try:
+        yield
+    finally:
+        logger.removeFilter(refuse)
 
 
 def _metadata(model: Model) -> dict[str, str]:
