@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ from wsi_meta.checkup import machine
 from wsi_meta.checkup.findings import Checkup, Part, looked_at
 from wsi_meta.errors import OutputPathError, truth
 from wsi_meta.files.locks import own_folder
+from wsi_meta.logs import silenced
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.progress import note
 
@@ -107,7 +106,7 @@ def look_at_all(
         parts.append(looked_at(name, look, driver) if torch_works else Part(name, {}, (NO_TORCH,)))
     parts.append(looked_at("openslide", _openslide, "install openslide-python and openslide-bin again"))
     temporary = _temporary_folder()
-    with _quiet():
+    with silenced("wsi_meta"):  # warnings are about slides, which here are drawn, and odd on purpose
         parts.append(_in_scratch("decoders", temporary, lambda _folder, scratch: _decoders(scratch), REINSTALL))
     output = _in_scratch("output", out, looks.output, "choose another --out")
     parts.append(output)
@@ -117,7 +116,7 @@ def look_at_all(
         note("scanning a drawn slide, which takes some seconds", enabled=progress)
         # in the output folder, where a store on a network would fail too; elsewhere where that one is broken
         where = temporary if output.problems else out
-        with _quiet():
+        with silenced("wsi_meta"):
             parts.append(_in_scratch("self_test", where, lambda _folder, scratch: looks.self_test(scratch), REINSTALL))
     else:
         parts.append(Part("self_test", {}, (NO_TORCH if self_test else "left out",)))
@@ -142,18 +141,3 @@ def _in_scratch(name: str, folder: Path | None, look: Callable[[Path, Path], Par
             return look(folder, scratch)
 
     return looked_at(name, inside, remedy, hidden=[] if folder is None else [folder])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the package's warnings, which are about slides, off the screen: those here are drawn, and odd on purpose.
-
-    By the level, which the loggers of its modules take over; disabled, the package's would still show theirs.
-    """
-    logger = logging.getLogger("wsi_meta")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from wsi_meta.logs import silenced
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +39,7 @@ def write_onnx(path: Path, network: nn.Module, model: Model) -> None:
 
     side = model.card.preprocessing.patch_px
     pixels = torch.zeros((2, side, side, 3), dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings(), _without_logs(CHATTY):
+    with torch.no_grad(), warnings.catch_warnings(), silenced(CHATTY):
         warnings.simplefilter("ignore")  # of what the exporter itself will change one day
         program: Any = torch.onnx.export(
             pixels_network(network, model),
@@ -83,21 +82,6 @@ def pixels_network(network: nn.Module, model: Model) -> nn.Module:
             return logits, logits.softmax(1)[:, 1]
 
     return Pixels().eval()
-
-
-@contextmanager
-def _without_logs(name: str) -> Iterator[None]:
-    """Keep a logger silent for a while."""
-    logger = logging.getLogger(name)
-
-    def refuse(_record: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(refuse)
-    try:
-        yield
-    finally:
-        logger.removeFilter(refuse)
 
 
 def _metadata(model: Model) -> dict[str, str]:

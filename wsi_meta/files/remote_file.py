@@ -37,7 +37,6 @@ HELD_BYTES = 64 << 20
 """Parts that came, and were not read yet."""
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
-
 Mark = tuple[int, str, str]
 """What tells a file from another one at its address: bytes, ETag, time of the last change; empty where not told."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-logger = logging.getLogger(__name__)
-
 __all__ = [
     "ADDRESS",
     "COUNTS",
@@ -41,6 +39,8 @@ __all__ = [
     "half_precision",
     "read_weights",
 ]
+
+logger = logging.getLogger(__name__)
 
 WITHIN = ("state_dict", "model_state_dict", "model")
 """Under one of these names a checkpoint most often holds its weights, beside epoch and optimiser."""

@@ -75,8 +75,8 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     """
     with ExitStack() as stack:
         if not folder.exists():
-            _make(real_path(folder))
-            stack.callback(remove_empty, real_path(folder))
+            _make(made := real_path(folder))
+            stack.callback(remove_empty, made)
         for name, content in contents.items():
             partial = stack.enter_context(written_whole(folder / name))
             partial.write_bytes(content)

@@ -44,6 +44,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SHARED_ROW = "a row of the summary knows nothing of what stands behind the '?' of an address"
+"""Why slides whose addresses differ in their query alone are refused in one folder."""
 WAIT_S = 60.0
 """For how long to wait until another process has written its row, which takes milliseconds."""
 UNFINISHED, INCOMPLETE = "unfinished", "incomplete"
