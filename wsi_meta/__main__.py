@@ -19,14 +19,15 @@ def run() -> None:
     gc.disable()
     try:
         from wsi_meta.cli import main
+
+        gc.freeze()
+        gc.enable()
+        main(prog_name="wsi-meta")
     except KeyboardInterrupt:
         from wsi_meta.errors import EXIT_INTERRUPTED, INTERRUPTED
 
         print(f"Error: {INTERRUPTED}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    gc.freeze()
-    gc.enable()
-    main(prog_name="wsi-meta")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from wsi_meta.cli.camelyon import froc, stage
 from wsi_meta.cli.demo import demo
 from wsi_meta.cli.doctor import doctor
 from wsi_meta.cli.info import info
+from wsi_meta.cli.interrupts import never_lost, was_interrupted
 from wsi_meta.cli.models import calibrate, evaluate, export_model, import_model
 from wsi_meta.cli.results import export, fit_score, lesions, overlay, score, view
 from wsi_meta.cli.running import console, describe_error
-from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import check, scan, summary
 from wsi_meta.cli.tissue import tissue
-from wsi_meta.cli.train import train
+from wsi_meta.cli.train import sample, train
 from wsi_meta.errors import EXIT_INTERRUPTED, OptionsError, OutputPathError, WsiMetaError
 from wsi_meta.outputs.paths import cannot_be_written
 from wsi_meta.words import printable
@@ -61,6 +61,16 @@ class _Commands(click.Group):
             with formatter.section(part):
                 rows = [(str(command.name).ljust(width), command.get_short_help_str(limit=200)) for command in commands]
                 formatter.write_dl(rows)
+
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        with never_lost():
+            return super().main(*arguments, **settings)
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        try:
+            return super().make_context(*arguments, **settings)
+        except KeyboardInterrupt as error:
+            raise _end_of(error, debug=False) from None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note whether JSON is asked for: whoever reads it gets JSON too where the command's own options are wrong."""
@@ -111,7 +121,7 @@ class _Failure(click.ClickException):
 
     @classmethod
     def of(cls, error: BaseException, *, debug: bool) -> _Failure:
-        code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+        code = EXIT_INTERRUPTED if was_interrupted(error) else 1
         trace = "".join(traceback.format_exception(error)).splitlines() if debug else []
         return cls(describe_error(error), code, type(error).__name__, [printable(line) for line in trace])
 

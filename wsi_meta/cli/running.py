@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wsi_meta.cli import options
+from wsi_meta.cli.interrupts import was_interrupted
 from wsi_meta.errors import INTERRUPTED, HeatmapError, OptionsError, OutputPathError, WsiMetaError
 from wsi_meta.logs import Console, LogFile
 from wsi_meta.outputs.checks import check_folder, refuse_one_name
@@ -111,7 +112,7 @@ def tell_where_to_look(path: Path, slide: SlidePath | None = None) -> None:
 def describe_error(error: BaseException) -> str:
     """Say in one line what went wrong and what to do."""
     told = one_line(error)
-    if isinstance(error, KeyboardInterrupt):
+    if was_interrupted(error):
         return INTERRUPTED
     if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_folder():
         return "the folder in which this command runs is not there any more; change to one that is, and run it again"
@@ -280,7 +281,7 @@ def _logged(level: int, logs: Mapping[Path, bool]) -> Iterator[None]:
 
 
 def _is_foreseen(error: BaseException) -> bool:
-    return isinstance(error, WsiMetaError | click.ClickException | KeyboardInterrupt | OSError)
+    return was_interrupted(error) or isinstance(error, WsiMetaError | click.ClickException | OSError)
 
 
 def _end_of(error: BaseException) -> logging.LogRecord:
