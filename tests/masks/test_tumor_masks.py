@@ -108,9 +108,9 @@ AVERAGED: dict[str, Callable[[NDArray[np.uint8]], NDArray[Any]]] = {
 @pytest.mark.parametrize("value", [1, 255])
 @pytest.mark.parametrize("how", AVERAGED)
 def test_averaged_levels_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str, value: int) -> None:
-    y, x = np.mgrid[:2048, :2048]
-    level = np.zeros((2048, 2048), np.uint8)
-    for top, left, radius in np.random.default_rng(0).integers((200, 200, 20), (1800, 1800, 60), (12, 3)):
+    y, x = np.mgrid[:1024, :1024]
+    level = np.zeros((1024, 1024), np.uint8)
+    for top, left, radius in np.random.default_rng(0).integers((100, 100, 20), (900, 900, 60), (6, 3)):
         level[(y - top) ** 2 + (x - left) ** 2 < radius**2] = value
     alone = _write_mask(tmp_path / "alone.tif", level)
     with tifffile.TiffWriter(tmp_path / "averaged.tif") as file:

@@ -31,6 +31,8 @@ __all__ = ["LabelImage", "distinct_labels", "opened_labels", "read_one_label", "
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 1 << 16
+"""Pixels whose values are looked at together: all of a tile."""
 BAND_ROWS = 512
 """Rows that are read together where the file does not say how its pixels are stored."""
 COLOUR = 1 << 24
@@ -148,9 +150,10 @@ def distinct_labels(labels: NDArray[Any]) -> set[int]:
     """Return the values that occur."""
     if labels.dtype not in (np.uint8, bool):
         return set(map(int, np.unique(labels).tolist()))
-    seen = np.zeros(256, bool)
-    for row in filter(len, labels.view(np.uint8)):
-        seen[row if row.max() - row.min() > 1 else [row.min(), row.max()]] = True  # most rows hold one value, or two
+    seen, flat = np.zeros(256, bool), labels.view(np.uint8).reshape(-1)
+    for start in range(0, len(flat), AT_ONCE):
+        part = flat[start : start + AT_ONCE]
+        seen[part if part.max() - part.min() > 1 else [part.min(), part.max()]] = True  # most parts hold one value, or two
     return set(np.flatnonzero(seen).tolist())
 
 
