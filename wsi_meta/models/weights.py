@@ -169,7 +169,7 @@ def find_names(state: Mapping[str, torch.Tensor], network: nn.Module, source: ob
 
 
 def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, str], source: object) -> Match:
-    prefixes = {""} | {name.removesuffix(theirs) for name in state for theirs in names if name.endswith(f".{theirs}")}
+    prefixes = {""} | {name[:start] for name in state for start in _starts(name) if name[start:] in names}
     found = {
         prefix: {prefix + theirs: name for theirs, name in names.items() if prefix + theirs in state}
         for prefix in sorted(prefixes)
@@ -182,6 +182,11 @@ def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, s
             told = f"holds several networks with other weights, under '{prefix}*' and '{other}*'; expected one"
             raise ModelFileError(f"{source}: {told}; save the tensors of the one that is meant to a file of their own")
     return Match(naming, prefix, found[prefix], missing)
+
+
+def _starts(name: str) -> Iterator[int]:
+    """Yield where the parts of a dotted name begin, but for the first."""
+    return (place + 1 for place, letter in enumerate(name) if letter == ".")
 
 
 def _are_equal(one: Any, other: Any) -> bool:
