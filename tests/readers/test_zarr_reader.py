@@ -99,6 +99,7 @@ def image() -> NDArray[np.uint8]:
     ids=str,
 )
 def test_every_layout_is_read_as_it_was_written(tmp_path: Path, image: NDArray[np.uint8], options: dict[str, Any]) -> None:
+    image = image[:150, :220]
     with open_slide(write_zarr(tmp_path / "s.ome.zarr", image, **options)) as slide:
         assert (slide.name, slide.reader, slide.vendor, slide.mpp) == ("s", "zarr", "ome-zarr", MPP)
         assert slide.reader_reason == "an OME-Zarr image of 3 levels"
@@ -106,7 +107,7 @@ def test_every_layout_is_read_as_it_was_written(tmp_path: Path, image: NDArray[n
         for level, (width, height) in enumerate(slide.level_dimensions):
             factor = FACTORS[level]
             np.testing.assert_array_equal(slide.read_region(0, 0, width, height, level=level), image[::factor, ::factor])
-        np.testing.assert_array_equal(slide.read_at(2 * MPP, 50, 40, 100, 90), image[80:260:2, 100:300:2])
+        np.testing.assert_array_equal(slide.read_at(2 * MPP, 25, 10, 80, 60), image[20:140:2, 50:210:2])
 
 
 @pytest.mark.parametrize(("unit", "mpp"), [("micrometer", MPP), ("millimeter", MPP * 1000), (None, None), ("pixel", None)])
@@ -155,9 +156,9 @@ def test_the_sizes_of_levels_count_and_not_what_is_said_of_them(
 
 
 def test_two_images_that_differ_below_their_upper_edge_are_two(tmp_path: Path) -> None:
-    pixels = texture(600, 600, seed=3)
+    pixels = texture(320, 320, seed=3)
     other = pixels.copy()
-    other[400:] = 255 - other[400:]
+    other[224:] = 255 - other[224:]
     paths = [write_zarr(tmp_path / f"{n}.zarr", image, factors=(1,), chunk=32) for n, image in enumerate((pixels, other))]
     with open_slide(paths[0]) as one, open_slide(paths[1]) as two:
         assert one.fingerprint() != two.fingerprint()
@@ -180,10 +181,18 @@ def test_an_image_at_an_address_may_be_closed_while_another_thread_reads(tmp_pat
         np.testing.assert_array_equal(read.result(), image)
 
 
-@pytest.mark.parametrize("fill", [0, 255, 1, 2])
-@pytest.mark.parametrize("options", [{}, {"version": 2}, {"colours": 1}, {"shards": (3, 64, 64)}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "fill"),
+    [
+        *(({}, fill) for fill in (0, 255, 1, 2)),
+        *(({"version": 2}, fill) for fill in (0, 255)),
+        *(({"shards": (3, 64, 64)}, fill) for fill in (0, 255)),
+        ({"colours": 1}, 0),
+    ],
+    ids=str,
+)
 def test_a_missing_chunk_is_unreadable_whatever_the_fill_value(
-    tmp_path: Path, image: NDArray[np.uint8], fill: int, options: dict[str, Any]
+    tmp_path: Path, image: NDArray[np.uint8], options: dict[str, Any], fill: int
 ) -> None:
     path = write_zarr(tmp_path / "s.zarr", image, fill_value=fill, factors=(1,), **options)
     chunks_of(path)[8 if "colours" not in options else 43].unlink()
@@ -207,16 +216,16 @@ def test_blank_chunks_are_read_where_they_are_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("noise", [False, True], ids=["tissue", "noise"])
 def test_a_chunk_that_was_cut_is_unreadable(tmp_path: Path, image: NDArray[np.uint8], codec: Any, noise: bool) -> None:
     """Blosc stores noise as it is, and its decoder reads on beyond the end of what was cut."""
-    image = np.random.default_rng(0).integers(0, 256, image.shape, np.uint8) if noise else image
+    image = np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8) if noise else image[:150, :200]
     path = write_zarr(tmp_path / "s.zarr", image, compressors=codec, factors=(1,))
-    chunk = chunks_of(path)[8]
+    chunk = chunks_of(path)[5]
     whole = chunk.read_bytes()
     for kept in (0, 10, len(whole) // 2, len(whole) - 1):
         chunk.write_bytes(whole[:kept])
         with open_slide(path) as slide:
             with pytest.raises(SlideReadError, match="cannot be decoded at x=64 y=64"):
                 slide.read_region(64, 64, 64, 64)
-            np.testing.assert_array_equal(slide.read_region(128, 0, 200, 300), image[:, 128:328])
+            np.testing.assert_array_equal(slide.read_region(128, 0, 72, 150), image[:, 128:])
 
 
 def test_a_cut_chunk_of_zarr_2_with_blosc_is_unreadable(tmp_path: Path) -> None:
@@ -378,9 +387,10 @@ def test_another_series_that_is_as_large_is_refused(
     tmp_path: Path, image: NDArray[np.uint8], version: int, listed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Tissue on it would be missing from a map that is called complete."""
+    image = image[:150, :220]
     path = write_zarr(tmp_path / "s.zarr", image, version=version, inside="0")
     names = ["1", "second" if listed else "2"]
-    add_series(path, names[0], image[:100], version=version, called="macro image")
+    add_series(path, names[0], image[:50], version=version, called="macro image")
     if listed:
         told: dict[str, Any] = {"series": ["0", *names]}
         listing = zarr.open_group(path).create_group("OME")
@@ -388,7 +398,7 @@ def test_another_series_that_is_as_large_is_refused(
     with served(tmp_path) as far:
         for place in (path, f"{far.url}/s.zarr"):
             with open_slide(place) as slide:
-                assert (slide.width, slide.height) == (420, 300)
+                assert (slide.width, slide.height) == (220, 150)
         assert "picture" not in caplog.text
         add_series(path, names[1], image, version=version)
         answers = [503, 403]
@@ -399,14 +409,15 @@ def test_another_series_that_is_as_large_is_refused(
             open_slide(f"{far.url}/s.zarr")
         far.spoil = lambda _number, _start, _stop: None
         for place in (path, f"{far.url}/s.zarr"):
-            with pytest.raises(SlideReadError, match=rf"^{place}: 3 pictures \(420 x 300 px, 'macro image' 420 x 100 px, 420"):
+            with pytest.raises(SlideReadError, match=rf"^{place}: 3 pictures \(220 x 150 px, 'macro image' 220 x 50 px, 220"):
                 open_slide(place)
 
 
 @pytest.mark.parametrize("damaged", ["1/0/.zarray", "1/.zattrs", "1/.zattrs axes", "OME/.zattrs"])
 def test_a_damaged_label_costs_the_slide_nothing(tmp_path: Path, image: NDArray[np.uint8], damaged: str) -> None:
+    image = image[:150, :220]
     path = write_zarr(tmp_path / "s.zarr", image, version=2, inside="0")
-    add_series(path, "1", image[:100], version=2, called="label image")
+    add_series(path, "1", image[:50], version=2, called="label image")
     zarr.open_group(path).create_group("OME").attrs.update({"series": ["0", "1"]})
     name, _, part = damaged.partition(" ")
     text = (path / name).read_text()
@@ -414,7 +425,7 @@ def test_a_damaged_label_costs_the_slide_nothing(tmp_path: Path, image: NDArray[
     with served(tmp_path) as far:
         for place in (path, f"{far.url}/s.zarr"):
             with open_slide(place) as slide:
-                np.testing.assert_array_equal(slide.read_region(0, 0, 420, 300), image)
+                np.testing.assert_array_equal(slide.read_region(0, 0, 220, 150), image)
 
 
 def test_another_picture_beside_the_first_counts_and_the_same_in_other_words_does_not(

@@ -296,7 +296,7 @@ def test_a_slide_of_which_one_decoder_refuses_most_is_openslides_and_that_is_tol
 
 @pytest.mark.parametrize("lossless", [True, False])
 def test_a_bad_tile_in_a_small_slide_costs_a_tile(tmp_path: Path, lossless: bool) -> None:
-    image = texture(740, 740)
+    image = texture(576, 576)
     path = write_slide(tmp_path / "s.tif", image) if lossless else write_jpeg_slide(tmp_path / "s.tif", [image])
     whole = scan_darkness(path, tmp_path / "whole.zarr")
     damage_tile(path, 4)  # of 3 x 3 tiles of 256 px
