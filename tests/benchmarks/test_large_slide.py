@@ -16,8 +16,8 @@ from wsi_meta.demo.pyramid_writer import halved
 from wsi_meta.errors import DataError
 from wsi_meta.slides.slide import Slide, open_slide
 
-WIDTH, HEIGHT = 5000, 8200  # neither a whole number of tiles
-TISSUE_PX = 40 * 128**2
+WIDTH, HEIGHT = 2500, 4100  # neither a whole number of tiles
+TISSUE_PX = 10 * 128**2
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def _level(slide: Slide, level: int) -> NDArray[np.uint8]:
 def test_openslide_opens_it(slide: Slide) -> None:
     assert slide.vendor == "generic-tiff"
     assert slide.mpp == pytest.approx(0.243, rel=1e-6)
-    assert slide.level_dimensions == ((5000, 8200), (2500, 4100), (1250, 2050), (625, 1025), (312, 512))
+    assert slide.level_dimensions == ((2500, 4100), (1250, 2050), (625, 1025), (312, 512))
 
 
 def test_every_level_is_the_halved_finer_one(slide: Slide) -> None:
@@ -56,16 +56,16 @@ def test_tissue_is_as_large_as_promised(slide: Slide) -> None:
 def test_every_tile_has_bytes_of_its_own(slide: Slide) -> None:
     with tifffile.TiffFile(str(slide.path)) as file:
         places = [place for page in file.pages for place in page.dataoffsets]
-    assert len(set(places)) == len(places) == 170 + 45 + 15 + 6 + 1
+    assert len(set(places)) == len(places) == 45 + 15 + 6 + 1
 
 
 def test_memory_does_not_hold_the_slide(tmp_path: Path) -> None:
     picture = texture(512, 512)
     tracemalloc.start()
-    write_large_slide(tmp_path / "m.tif", picture, width=16384, height=16384, tissue_px=4_000_000)
+    write_large_slide(tmp_path / "m.tif", picture, width=8192, height=8192, tissue_px=1_000_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 60e6  # its level 0 alone would be 805 MB
+    assert peak < 60e6  # its level 0 alone would be 201 MB
 
 
 def test_shape_has_exactly_that_many() -> None:
@@ -97,9 +97,9 @@ def test_folders_that_hold_no_patches(tmp_path: Path) -> None:
 
 
 def test_pictures_that_cannot_be_repeated(tmp_path: Path) -> None:
-    for picture in (texture(512, 1024), texture(1536, 1536), texture(100, 100), texture(512, 512)[..., :2]):
+    for shape in ((512, 1024, 3), (1536, 1536, 3), (100, 100, 3), (512, 512, 2)):
         with pytest.raises(ValueError, match="expected uint8, a square"):
-            write_large_slide(tmp_path / "x.tif", picture)
+            write_large_slide(tmp_path / "x.tif", np.zeros(shape, np.uint8))
     assert list(tmp_path.iterdir()) == []
 
 
