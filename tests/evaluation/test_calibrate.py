@@ -322,11 +322,12 @@ def test_patches_it_was_calibrated_on_are_known_by_their_pixels(
 
     assert evaluate(first, copies, **HERE).known_patches == {"calibrated_on": 0}
     assert "calibrated on" not in caplog.text
-    assert evaluate(again, copies, **HERE).known_patches == {"calibrated_on": 3}
+    evaluated = evaluate(again, copies, **HERE)
+    assert evaluated.known_patches == {"calibrated_on": 3}
     assert caplog.text.count("It is not known which patches the model was trained on") == 4, (
         "of each calibration and evaluation"
     )
-    assert evaluate(again, copies, **HERE).to_dict()["all_patches_known"] is False
+    assert evaluated.to_dict()["all_patches_known"] is False
     assert "The model was calibrated on 3 of these 4 patches, so its probabilities and thresholds fit them" in caplog.text
 
 

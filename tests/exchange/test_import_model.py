@@ -78,10 +78,18 @@ def many_patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def saved_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a thin network as torch saves them; never change them."""
+    path = tmp_path_factory.mktemp("saved") / "net.pth"
+    torch.save(darkness_state(Preprocessing(), build_thin), path)
+    return path
+
+
 @pytest.fixture
-def thin_file(tmp_path: Path) -> Path:
-    torch.save(darkness_state(Preprocessing(), build_thin), tmp_path / "net.pth")
-    return tmp_path / "net.pth"
+def thin_file(saved_weights: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copy(saved_weights, tmp_path))
 
 
 def test_the_command_makes_a_model_file_of_tiatoolboxs_resnet50(few_patches: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from wsi_meta.training.recipe import Augmentation, Recipe, TrainOptions
 from wsi_meta.training.train import TrainResult, train
 
 RECIPE = Recipe(epochs=3, batch_size=8, mosaics=0.5, ema_epochs=1)
+ONE_EPOCH = replace(RECIPE, epochs=1)
 EVERY_EPOCH_BEST = replace(TINY, best_epoch=len)
 CHECKPOINT = Checkpoint({"recipe": {"lr": 1.0}}, {"weights": torch.arange(5000.0)}, [{"epoch": 1}], torch.ones(3))
 
@@ -222,7 +223,7 @@ def test_a_training_that_ends_in_its_description_describes_again(patch_folder: P
             raise OutputPathError("the disk is full")
 
     parts = replace(TINY, store_feature_statistics=describe)
-    settings: dict[str, Any] = {"recipe": RECIPE, "parts": parts, **HERE}
+    settings: dict[str, Any] = {"recipe": ONE_EPOCH, "parts": parts, **HERE}
     with pytest.raises(OutputPathError):
         train_tiny(patch_folder, out, **settings)
     epochs = out.read_bytes()
@@ -390,7 +391,7 @@ def test_a_training_logs_each_epoch(patch_folder: Path, tmp_path: Path, monkeypa
 
 def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    options = HERE | {"recipe": replace(RECIPE, epochs=1)}
+    options = HERE | {"recipe": ONE_EPOCH}
     first = train_tiny(patch_folder, out, keep_checkpoint=True, **options)
     assert checkpoint_path(out).exists()
     written = out.read_bytes()
@@ -412,7 +413,7 @@ def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_p
 
 
 def test_resume_without_anything_to_resume_starts(patch_folder: Path, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, epochs=1)
+    recipe = ONE_EPOCH
 
     result = train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=recipe, resume=True, **HERE)
 
@@ -421,7 +422,7 @@ def test_resume_without_anything_to_resume_starts(patch_folder: Path, tmp_path: 
 
 def test_resume_of_another_training_changes_nothing(patch_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    train_tiny(patch_folder, out, recipe=replace(RECIPE, epochs=1), keep_checkpoint=True, **HERE)
+    train_tiny(patch_folder, out, recipe=ONE_EPOCH, keep_checkpoint=True, **HERE)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     with pytest.raises(OutputExistsError, match="epochs was 1, now 2"):
@@ -470,7 +471,7 @@ def test_a_training_that_is_overwritten_cannot_be_resumed_by_mistake(patch_folde
             raise KeyboardInterrupt
 
     out = tmp_path / "m.safetensors"
-    train_tiny(patch_folder, out, recipe=replace(RECIPE, epochs=1), keep_checkpoint=True, **HERE)
+    train_tiny(patch_folder, out, recipe=ONE_EPOCH, keep_checkpoint=True, **HERE)
     assert checkpoint_path(out).exists()
 
     parts = replace(TINY, make_learner=learners(Interrupted))
@@ -478,7 +479,7 @@ def test_a_training_that_is_overwritten_cannot_be_resumed_by_mistake(patch_folde
         train_tiny(patch_folder, out, recipe=RECIPE, overwrite=True, parts=parts, **HERE)
 
     with pytest.raises(OutputExistsError, match="epochs was 3, now 1"):
-        train_tiny(patch_folder, out, recipe=replace(RECIPE, epochs=1), resume=True, **HERE)
+        train_tiny(patch_folder, out, recipe=ONE_EPOCH, resume=True, **HERE)
     assert torch.load(checkpoint_path(out), weights_only=True)["epochs"] == []
 
 
@@ -604,24 +605,24 @@ def test_a_finished_training_is_not_the_result_of_another_one(
 def test_other_pixels_under_the_same_names_are_another_training(patch_folder: Path, tmp_path: Path, end: str) -> None:
     data, out = tmp_path / "patches", tmp_path / "m.safetensors"
     shutil.copytree(patch_folder, data)
-    train_tiny(data, out, recipe=RECIPE, keep_checkpoint=end != "finished", **HERE)
+    train_tiny(data, out, recipe=ONE_EPOCH, keep_checkpoint=end != "finished", **HERE)
     first = sorted((data / "train" / "1").iterdir())[0]
     Image.new("RGB", (96, 96), (1, 2, 3)).save(first)
 
     with pytest.raises(OutputExistsError, match=r"of another training.*pixels was "):
-        train_tiny(data, out, resume=True, recipe=RECIPE, **HERE)
+        train_tiny(data, out, resume=True, recipe=ONE_EPOCH, **HERE)
 
 
 def test_other_initial_weights_of_the_same_name_are_another_training(
     patch_folder: Path, start_file: Path, tmp_path: Path
 ) -> None:
     out, other = tmp_path / "m.safetensors", tmp_path / start_file.name
-    train_tiny(patch_folder, out, init=start_file, recipe=RECIPE, **HERE)
+    train_tiny(patch_folder, out, init=start_file, recipe=ONE_EPOCH, **HERE)
     torch.manual_seed(5)
     torch.save(Tiny().state_dict(), other)
 
     with pytest.raises(OutputExistsError, match="of another training: init_sha256 was "):
-        train_tiny(patch_folder, out, init=other, resume=True, recipe=RECIPE, **HERE)
+        train_tiny(patch_folder, out, init=other, resume=True, recipe=ONE_EPOCH, **HERE)
 
 
 def test_a_model_of_some_epochs_whose_checkpoint_is_gone_is_not_finished(patch_folder: Path, finished: Path) -> None:
@@ -639,13 +640,13 @@ def test_a_model_of_some_epochs_whose_checkpoint_is_gone_is_not_finished(patch_f
 
 def test_a_training_resumes_in_its_own_precision_only(patch_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    train_tiny(patch_folder, out, recipe=RECIPE, keep_checkpoint=True, **HERE)
+    train_tiny(patch_folder, out, recipe=ONE_EPOCH, keep_checkpoint=True, **HERE)
     stored = torch.load(checkpoint_path(out), weights_only=True)
     stored["identity"]["precision"] = "bf16"
     torch.save(stored, checkpoint_path(out))
 
     with pytest.raises(OutputExistsError, match=r"m\.checkpoint: of another training: precision was bf16, now fp32"):
-        train_tiny(patch_folder, out, resume=True, recipe=RECIPE, **HERE)
+        train_tiny(patch_folder, out, resume=True, recipe=ONE_EPOCH, **HERE)
 
 
 # --- what is refused before any work

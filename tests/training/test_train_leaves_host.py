@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tiny import HERE, TINY, learners, train_tiny
 from torch import nn
 
@@ -137,12 +138,16 @@ def trained(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
+@pytest.fixture(scope="module")
+def expected(thin_model: Model, patch_folder: Path) -> NDArray[np.float32]:
+    """The thin model's logits."""
+    return evaluate(thin_model, patch_folder, batch_size=8, **HERE).logits
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_modes_of_the_host_change_nothing(
-    mode: str, trained: Path, thin_model: Model, patch_folder: Path, tmp_path: Path
+    mode: str, trained: Path, expected: NDArray[np.float32], thin_model: Model, patch_folder: Path, tmp_path: Path
 ) -> None:
-    expected = evaluate(thin_model, patch_folder, batch_size=8, **HERE).logits
-
     with MODES[mode]():
         before = host(), torch.get_default_device(), torch.is_autocast_enabled("cpu")
         train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=Recipe(epochs=1, batch_size=8), **HERE)
