@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from wsi_meta import __version__
@@ -21,7 +22,13 @@ def library_versions(libraries: tuple[str, ...] = _LIBRARIES) -> dict[str, str]:
     versions = {"python": platform.python_version(), "wsi-meta": __version__}
     for name in libraries:
         try:
-            versions[name] = version(name)
+            versions[name] = _version(name)
         except PackageNotFoundError:
             continue
     return versions
+
+
+@cache
+def _version(name: str) -> str:
+    """Look it up once: a library that is loaded stays as it is, and reading what it says of itself takes milliseconds."""
+    return version(name)
