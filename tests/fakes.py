@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.inference.predictor import Predictor
+from wsi_meta.inference.options import InferencePlan
+from wsi_meta.inference.predictor import Predictor, PredictorParts
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import Model, build_network, load_model, model_path, save_model
 from wsi_meta.models.preprocessing import Preprocessing
@@ -37,7 +38,16 @@ def thin_network(width: int) -> ResNet:
 
 
 class PatchByPatch(Predictor):
-    """Looks at each wanted patch by itself, in one piece of the image that holds all of them: :meth:`look` gives its logits."""
+    """Looks at each wanted patch by itself, in one piece of the image that holds all of them: :meth:`look` gives its logits.
+
+    Its model stays as it was given, but of a network that is never asked no fast one is made.
+    """
+
+    def _set_up(self, model: Model, plan: InferencePlan, parts: PredictorParts, *, dense: bool, compiled: bool) -> None:
+        asked = plan.precision == "int8" or compiled or model.card.foreign  # what a stand-in's layers are not made for
+        built = model if asked else replace(model, network=Unused().eval())
+        super()._set_up(built, plan, parts, dense=dense, compiled=compiled)
+        self.model = model
 
     def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         raise NotImplementedError

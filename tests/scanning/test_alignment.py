@@ -26,8 +26,10 @@ def _marks(mpp: float, height: int, width: int) -> list[tuple[int, int, int]]:
     return [(round((col + 0.5) * cell) - MARK // 2, round((row + 0.5) * cell) - MARK // 2, MARK) for row, col in places]
 
 
-@pytest.mark.parametrize(("height", "width"), [(SHORT, LONG), (LONG, SHORT)])
-@pytest.mark.parametrize(("mpp", "block_px"), [(0.243, 960), (0.25, 960), (0.499, 1920)])
+@pytest.mark.parametrize(
+    ("mpp", "block_px", "height", "width"),
+    [(0.243, 960, SHORT, LONG), (0.25, 960, SHORT, LONG), (0.25, 960, LONG, SHORT), (0.499, 1920, LONG, SHORT)],
+)
 def test_marks_lie_where_the_metadata_says(
     mpp: float, block_px: int, height: int, width: int, tmp_path: Path, thin_model: Model
 ) -> None:

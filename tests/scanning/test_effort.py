@@ -17,18 +17,18 @@ from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import open_slide
 
 SETTINGS: dict[str, Any] = {"tissue_mask": "none", "block_px": 96, "workers": 1}
-CELLS = 80
-"""Of the slide: 10 rows of 8."""
+CELLS = 30
+"""Of the slide: 6 rows of 5."""
 
 
 @pytest.fixture
 def slide(tmp_path: Path) -> Path:
-    return write_slide(tmp_path / "s.tif", texture(320, 256))
+    return write_slide(tmp_path / "s.tif", texture(192, 160))
 
 
 def test_what_a_scan_took(tmp_path: Path, slide: Path, thin_model: Model) -> None:
     with open_slide(slide) as opened:
-        opened.read_region(0, 0, 256, 256)
+        opened.read_region(0, 0, 160, 192)
         before = opened.tiles_decoded
         effort = scan_darkness(opened, tmp_path / "h.zarr", model=thin_model, **SETTINGS).record.effort
         after = opened.tiles_decoded

@@ -23,9 +23,9 @@ WAIT_S = 60
 
 @pytest.fixture(scope="module")
 def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tissue of 12 x 9 cells beside glass."""
-    image = np.full((384, 480, 3), 244, np.uint8)
-    image[:, :288] = texture(384, 288)
+    """Tissue of 6 x 4 cells beside glass."""
+    image = np.full((192, 224, 3), 244, np.uint8)
+    image[:, :128] = texture(192, 128)
     return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", image)
 
 
@@ -90,12 +90,12 @@ def test_a_finished_store_is_mended_where_it_is_damaged(
             seen.append(int(wanted.sum()))
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    whole = scan_darkness(slide_file, store, model=thin_model, block_px=192)
+    whole = scan_darkness(slide_file, store, model=thin_model, block_px=96)
     damage(store)
     with pytest.raises(HeatmapError, match="run its scan again"):
         score_heatmap(store)
-    again = scan_darkness(slide_file, store, model=thin_model, block_px=192, kind=Counting)
-    assert seen == [36], "one block of 6 x 6 cells"
+    again = scan_darkness(slide_file, store, model=thin_model, block_px=96, kind=Counting)
+    assert seen == [9], "one block of 3 x 3 cells"
     assert again.result == whole.result
     np.testing.assert_array_equal(again.probability, whole.probability)
     np.testing.assert_array_equal(again.status, whole.status)
@@ -106,7 +106,7 @@ def test_a_finished_store_is_mended_where_it_is_damaged(
 def test_an_unfinished_store_goes_on_over_torn_files(
     tmp_path: Path, slide_file: Path, thin_model: Model, damage: Callable[[Path], object]
 ) -> None:
-    settings: dict[str, Any] = {"model": thin_model, "block_px": 192, "scheduler": "synchronous"}
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 96, "scheduler": "synchronous"}
     whole = scan_darkness(slide_file, tmp_path / "whole.zarr", **settings)
     seen: list[int] = []
 

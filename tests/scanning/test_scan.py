@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import threading
@@ -51,10 +52,16 @@ from wsi_meta.worklist.summary import summarise
 
 @pytest.fixture(scope="module")
 def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tissue of 20 x 24 cells within glass."""
-    image = np.full((640, 768, 3), 244, np.uint8)
-    image[:, :512] = texture(640, 512)
+    """Tissue of 7 x 5 cells beside glass, 7 x 9 cells in all."""
+    image = np.full((224, 288, 3), 244, np.uint8)
+    image[:, :160] = texture(224, 160)
     return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", image)
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory, slide_file: Path, thin_model: Model) -> Heatmap:
+    """A finished scan of that slide in float32; never change it."""
+    return scan_darkness(slide_file, tmp_path_factory.mktemp("scanned") / "h.zarr", model=thin_model, precision="fp32")
 
 
 class Counting(DarknessPredictor):
@@ -69,7 +76,7 @@ class Counting(DarknessPredictor):
         return super().predict_block(pieces, wanted, stride_px, report)
 
 
-def _assert_parity(folder: Path, model: Path | None, tmp_path: Path) -> None:
+def _assert_parity(folder: Path, model: Model, tmp_path: Path) -> None:
     """A slide put together from a folder's patches gives, at stride 96, each of them what evaluate gives it."""
     data = open_patches(folder)["train"]
     cols = 8
@@ -79,19 +86,19 @@ def _assert_parity(folder: Path, model: Path | None, tmp_path: Path) -> None:
     slide = write_slide(tmp_path / "assembled.tif", canvas)
     settings: dict[str, Any] = {"precision": "fp32", "batch_size": 4}
     heatmap = scan(slide, tmp_path / "h.zarr", model=model, stride_px=96, tissue_mask="none", **settings)
-    evaluation = evaluate_patches(Predictor(load_model(model), **settings), data, workers=0)
+    evaluation = evaluate_patches(Predictor(model, **settings), data, workers=0)
     assert heatmap.probability.shape == (len(patches) // cols, cols)
     scanned = heatmap.probability.ravel()[: len(data)]
     np.testing.assert_allclose(scanned, evaluation.probabilities, rtol=0, atol=1e-5)
     assert np.ptp(scanned) > 1e-3, "or the comparison would say nothing"
 
 
-def test_parity_with_evaluate(tmp_path: Path, model_file: Path) -> None:
+def test_parity_with_evaluate(tmp_path: Path, thin_model: Model) -> None:
     for number in range(12):
         folder = tmp_path / "patches" / str(number % 2)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(texture(96, 96, number)).save(folder / f"{number:02}.png")
-    _assert_parity(tmp_path / "patches", model_file, tmp_path)
+    _assert_parity(tmp_path / "patches", thin_model, tmp_path)
 
 
 @pytest.mark.shared_data
@@ -101,24 +108,24 @@ def test_parity_on_real_patches(tmp_path: Path, shared_data: Path) -> None:
         folder.mkdir(parents=True)
         for path in sorted((shared_data / "pcam" / "patches" / "valid" / label).glob("*.jpg"))[:8]:
             (folder / path.name).symlink_to(path)
-    _assert_parity(tmp_path / "patches", None, tmp_path)
+    _assert_parity(tmp_path / "patches", load_model(), tmp_path)
 
 
-def test_every_cell_has_a_status_and_only_scanned_ones_a_value(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
-    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model)
+def test_every_cell_has_a_status_and_only_scanned_ones_a_value(scanned: Heatmap, thin_model: Model) -> None:
+    heatmap = scanned
     status, probability = heatmap.status, heatmap.probability
-    assert probability.shape == (20, 24)
+    assert probability.shape == (7, 9)
     assert set(np.unique(status)) == {Status.BACKGROUND, Status.SCANNED}
     np.testing.assert_array_equal(np.isfinite(probability), status == Status.SCANNED)
-    assert (status[:, :16] == Status.SCANNED).all()
-    assert (status[:, 18:] == Status.BACKGROUND).all()
+    assert (status[:, :5] == Status.SCANNED).all()
+    assert (status[:, 7:] == Status.BACKGROUND).all()
     assert heatmap.finished
     assert heatmap.result is not None
     assert heatmap.result.cells["scanned"] == int((status == Status.SCANNED).sum())
     assert heatmap.result.score is not None
     assert 0 < heatmap.result.score < 1
     record = heatmap.record
-    assert record.slide.width == 768
+    assert record.slide.width == 288
     assert record.identity.model == thin_model.hash
     assert record.model.preprocessing.mpp == MODEL_MPP
     assert record.versions["torch"]
@@ -139,10 +146,10 @@ def test_a_cell_shows_what_lies_in_the_middle_of_its_patch(stride_px: int, tmp_p
         assert value == pytest.approx(1 / (1 + np.exp(-share)), abs=1e-5)
 
 
-def test_calibration_is_applied(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
+def test_calibration_is_applied(tmp_path: Path, slide_file: Path, thin_model: Model, scanned: Heatmap) -> None:
     model = replace(thin_model, card=ModelCard(calibration=Calibration(temperature=2.0, bias=-0.5)))
     calibrated = scan_darkness(slide_file, tmp_path / "c.zarr", model=model).probability
-    plain = scan_darkness(slide_file, tmp_path / "p.zarr", model=thin_model).probability
+    plain = scanned.probability
     logit = np.log(plain / (1 - plain))
     np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(logit / 2 - 0.5))), atol=1e-5)
 
@@ -171,9 +178,8 @@ def test_a_finished_scan_is_not_done_again(tmp_path: Path, slide_file: Path, thi
 
 
 def test_an_interrupted_scan_goes_on(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
-    whole = scan_darkness(
-        slide_file, tmp_path / "whole.zarr", model=thin_model, block_px=160, scheduler="synchronous"
-    ).probability
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 96}
+    whole = scan_darkness(slide_file, tmp_path / "whole.zarr", scheduler="synchronous", **settings).probability
     seen: list[int] = []
 
     class Interrupted(DarknessPredictor):
@@ -184,13 +190,11 @@ def test_an_interrupted_scan_goes_on(tmp_path: Path, slide_file: Path, thin_mode
             return super().predict_block(pieces, wanted, stride_px, report)
 
     with pytest.raises(KeyboardInterrupt):
-        scan_darkness(
-            slide_file, tmp_path / "h.zarr", model=thin_model, kind=Interrupted, block_px=160, scheduler="synchronous"
-        )
+        scan_darkness(slide_file, tmp_path / "h.zarr", kind=Interrupted, scheduler="synchronous", **settings)
     half = Heatmap.open(tmp_path / "h.zarr")
     assert not half.finished
     assert 0 < int((half.status == Status.SCANNED).sum()) < int((half.status != Status.BACKGROUND).sum())
-    resumed = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, block_px=160)
+    resumed = scan_darkness(slide_file, tmp_path / "h.zarr", **settings)
     np.testing.assert_array_equal(resumed.probability, whole)
 
 
@@ -201,33 +205,33 @@ def test_an_interrupted_scan_goes_on(tmp_path: Path, slide_file: Path, thin_mode
         ({"tissue_mask": "none"}, "tissue is"),
         ({"precision": "bf16"}, "precision is fp32, now bf16"),
         ({"mpp": 0.9}, "0.9 um per pixel"),
-        ({"block_px": 320}, "blocks of 320 px"),
+        ({"block_px": 96}, "blocks of 96 px"),
         ({"tta": True}, "test_time_averaging is False, now True"),
         ({"tta": True, "uncertainty": True}, "uncertainty is False, now True"),
     ],
 )
 def test_another_scan_is_refused(
-    change: dict[str, Any], named: str, tmp_path: Path, slide_file: Path, thin_model: Model
+    change: dict[str, Any], named: str, slide_file: Path, thin_model: Model, scanned: Heatmap
 ) -> None:
-    before = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, precision="fp32").probability
+    before = scanned.probability
     settings: dict[str, Any] = {"model": thin_model, "precision": "fp32"} | change
     with pytest.raises(OutputExistsError, match="holds another scan") as caught:
-        scan_darkness(slide_file, tmp_path / "h.zarr", **settings)
+        scan_darkness(slide_file, scanned.path, **settings)
     assert named in str(caught.value)
-    np.testing.assert_array_equal(Heatmap.open(tmp_path / "h.zarr").probability, before)
+    np.testing.assert_array_equal(Heatmap.open(scanned.path).probability, before)
 
 
-def test_another_slide_or_model_is_refused(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
-    scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model)
-    other = write_slide(tmp_path / "other.tif", texture(640, 768, seed=5))
+def test_another_slide_or_model_is_refused(tmp_path: Path, slide_file: Path, thin_model: Model, scanned: Heatmap) -> None:
+    other = write_slide(tmp_path / "other.tif", texture(224, 288, seed=5))
     with pytest.raises(OutputExistsError, match=r"slide is \w+, now \w+"):
-        scan_darkness(other, tmp_path / "h.zarr", model=thin_model)
+        scan_darkness(other, scanned.path, model=thin_model)
     with pytest.raises(OutputExistsError, match=r"model is \w+, now \w+"):
-        scan_darkness(slide_file, tmp_path / "h.zarr", model=shifted(thin_model, 1.0))
+        scan_darkness(slide_file, scanned.path, model=shifted(thin_model, 1.0))
 
 
 def test_a_model_that_was_changed_since_it_was_loaded_is_another(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
-    model, other = load_model(model_file), load_model(model_file)
+    model = load_model(model_file)
+    other = replace(model, network=copy.deepcopy(model.network))
     recalibrated = replace(model, card=replace(model.card, calibration=Calibration(bias=-3.0)))
     other.network.get_parameter("fc.bias").data += 3
     hashes = []
@@ -259,7 +263,8 @@ def test_unreadable_region(tmp_path: Path, thin_model: Model) -> None:
     path = write_slide(tmp_path / "s.tif", image, levels=4)
     good = path.read_bytes()
     damage_tile(path, 4)  # the middle one of 3 x 3 tiles of 256 px
-    heatmap = scan_darkness(path, tmp_path / "h.zarr", model=thin_model, block_px=192)
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 320, "stride_px": 64}
+    heatmap = scan_darkness(path, tmp_path / "h.zarr", **settings)
     status, probability = heatmap.status, heatmap.probability
     unreadable = status == Status.UNREADABLE
     assert heatmap.result is not None
@@ -269,10 +274,10 @@ def test_unreadable_region(tmp_path: Path, thin_model: Model) -> None:
     assert (status[~unreadable] == Status.SCANNED).all()
     assert np.isfinite(probability[~unreadable]).all()
     assert not heatmap.finished
-    still = scan_darkness(path, tmp_path / "h.zarr", model=thin_model, block_px=192)
+    still = scan_darkness(path, tmp_path / "h.zarr", **settings)
     np.testing.assert_array_equal(still.status, status)
     path.write_bytes(good)
-    again = scan_darkness(path, tmp_path / "h.zarr", model=thin_model, block_px=192)
+    again = scan_darkness(path, tmp_path / "h.zarr", **settings)
     assert again.finished
     assert (again.status == Status.SCANNED).all()
     np.testing.assert_array_equal(again.probability[~unreadable], probability[~unreadable])
@@ -302,7 +307,7 @@ def test_an_interrupted_second_try_is_unfinished_and_keeps_its_blocks(tmp_path: 
     path, out = write_slide(tmp_path / "s.tif", texture(768, 768), levels=4), tmp_path / "h.zarr"
     good = path.read_bytes()
     damage_tile(path, 4)
-    settings: dict[str, Any] = {"model": thin_model, "block_px": 192, "scheduler": "synchronous"}
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 320, "stride_px": 64, "scheduler": "synchronous"}
     first = scan_darkness(path, out, **settings)
     left = len(first.open_blocks(first.status))
     path.write_bytes(good)
@@ -325,7 +330,7 @@ def test_an_interrupted_second_try_is_unfinished_and_keeps_its_blocks(tmp_path: 
 
 def test_damage_costs_little_round_it(tmp_path: Path, thin_model: Model) -> None:
     """One block holds the slide: what of it lies far from the bad tile is scanned all the same."""
-    path = write_slide(tmp_path / "s.tif", texture(1280, 1280), levels=4)
+    path = write_slide(tmp_path / "s.tif", texture(768, 768), levels=4)
     whole = scan_darkness(path, tmp_path / "whole.zarr", model=thin_model, tissue_mask="none", stride_px=64).probability
     damage_tile(path, 0)
     heatmap = scan_darkness(path, tmp_path / "h.zarr", model=thin_model, tissue_mask="none", stride_px=64)
@@ -368,7 +373,7 @@ def test_a_scan_goes_on_where_the_overview_could_not_be_read(
         def predict_block(self, *_arguments: Any, **_named: Any) -> Any:
             raise KeyboardInterrupt
 
-    settings: dict[str, Any] = {"model": thin_model, "block_px": 192, "scheduler": "synchronous"}
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 384, "scheduler": "synchronous"}
     with pytest.raises(KeyboardInterrupt):
         scan_darkness(first, tmp_path / "h.zarr", kind=Interrupted, **settings)
     began = Heatmap.open(tmp_path / "h.zarr")
@@ -387,7 +392,7 @@ def test_tissue_that_is_found_only_when_all_is_read_is_scanned(tmp_path: Path, t
     image[:, :384] = texture(640, 384)
     first = Holed.from_array(image.copy(), mpp=MODEL_MPP)
     image[:320, 448:512] = texture(320, 64)  # as what is blurred into the part that cannot be read
-    settings: dict[str, Any] = {"model": thin_model, "block_px": 192}
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 384}
     before = scan_darkness(first, tmp_path / "h.zarr", **settings)
     scanned = before.status == Status.SCANNED
     before.write_record(
@@ -438,7 +443,7 @@ def test_an_older_heatmap_stays_where_nothing_can_be_read(tmp_path: Path, thin_m
 
 @pytest.mark.parametrize("blocks", [0, 1])
 def test_an_interrupted_scan_replaces_a_heatmap_once_it_has_a_block(tmp_path: Path, thin_model: Model, blocks: int) -> None:
-    path, out = write_slide(tmp_path / "s.tif", texture(768, 768)), tmp_path / "h.zarr"
+    path, out = write_slide(tmp_path / "s.tif", texture(384, 384)), tmp_path / "h.zarr"
     settings: dict[str, Any] = {"model": thin_model, "block_px": 192, "scheduler": "synchronous", "tissue_mask": "none"}
     first = scan_darkness(path, out, **settings)
 
@@ -458,7 +463,7 @@ def test_an_interrupted_scan_replaces_a_heatmap_once_it_has_a_block(tmp_path: Pa
 
 def test_progress_is_told_with_every_batch(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     told: list[tuple[Path, int, int]] = []
-    settings: dict[str, Any] = {"model": thin_model, "block_px": 384, "batch_size": 8, "stride_px": 64}
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 160, "batch_size": 8}
     heatmap = scan(slide_file, tmp_path / "h.zarr", progress=lambda *now: told.append(now), **settings)
     assert heatmap.result is not None
     cells = heatmap.result.cells["scanned"]
@@ -535,7 +540,7 @@ def test_one_thread_of_a_cpu_computes_and_it_ends_with_the_scan(tmp_path: Path, 
             seen.append(threading.current_thread().name)
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, kind=Telling, block_px=160, workers=3)
+    scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, kind=Telling, block_px=96, workers=3)
     assert len(seen) > 5
     assert set(seen) == {"computing_0"}
     assert "computing_0" not in {thread.name for thread in threading.enumerate()}
@@ -659,14 +664,14 @@ def _score_model(path: Path) -> Path:
     return path
 
 
-def test_lesions_are_kept_in_the_store(slide_file: Path, thin_model: Model, tmp_path: Path) -> None:
-    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model)
-    attributes: Any = zarr.open_group(tmp_path / "h.zarr", mode="r").attrs["wsi_meta"]
+def test_lesions_are_kept_in_the_store(scanned: Heatmap) -> None:
+    heatmap = scanned
+    attributes: Any = zarr.open_group(heatmap.path, mode="r").attrs["wsi_meta"]
     kept = attributes["lesions"]
     assert kept["threshold"] == heatmap.record.model.thresholds["default"]
     assert [lesion["area_mm2"] for lesion in kept["found"]] == [lesion.area_mm2 for lesion in find_lesions(heatmap)]
     assert kept["found"], "this slide has some"
-    facts = info(tmp_path / "h.zarr")["lesions"]
+    facts = info(heatmap.path)["lesions"]
     assert sum(facts["found"].values()) == len(kept["found"])
 
 

@@ -99,11 +99,13 @@ def _with_features(model: Model, patches: np.ndarray) -> Model:
 
 
 def test_a_model_that_knows_its_patches_tells_unlikeness(slide_file: Path, thin_model: Model, tmp_path: Path) -> None:
-    grid = [IMAGE[row : row + 96, col : col + 96] for row in range(0, 104, 24) for col in range(0, 174, 24)]
+    grid = [IMAGE[row : row + 96, col : col + 96] for row in range(0, 104, 36) for col in range(0, 174, 36)]
     own = _with_features(thin_model, np.stack(grid))
-    foreign = _with_features(thin_model, 255 - np.stack(grid[:20]))
+    foreign = _with_features(thin_model, 255 - np.stack(grid))
     verdicts = [
-        scan(slide_file, tmp_path / f"{name}.zarr", model=model, precision="fp32", tissue_mask="none").record.verdict
+        scan(
+            slide_file, tmp_path / f"{name}.zarr", model=model, precision="fp32", tissue_mask="none", stride_px=64
+        ).record.verdict
         for name, model in (("own", own), ("foreign", foreign), ("silent", replace(thin_model, features=None)))
     ]
     likeness, unlikeness, silent = [verdict.figures["unlikeness"] if verdict else 0.0 for verdict in verdicts]
