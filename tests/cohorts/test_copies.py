@@ -52,7 +52,7 @@ def looking(tmp_path: Path, thin_model: Model) -> Looking:
 
 @pytest.fixture
 def slides(tmp_path: Path) -> list[Path]:
-    return [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abc")]
+    return [write_slide(tmp_path / f"{name}.tif", texture(130, 200, seed)) for seed, name in enumerate("abc")]
 
 
 def test_a_copy_gives_the_same_store_and_is_removed(slides: list[Path], tmp_path: Path, looking: Looking) -> None:
@@ -78,7 +78,7 @@ def test_a_copy_gives_the_same_store_and_is_removed(slides: list[Path], tmp_path
 def test_a_budget_holds_and_a_finished_or_larger_slide_is_not_copied(
     slides: list[Path], tmp_path: Path, looking: Looking, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    large = write_slide(tmp_path / "large.tif", texture(700, 700))
+    large = write_slide(tmp_path / "large.tif", texture(300, 300))
     budget_gb = 1.5 * slides[0].stat().st_size / 1e9
     scan_slides(slides[:1], tmp_path / "out", predictor=looking)
     looking.seen.clear()

@@ -362,7 +362,7 @@ def test_a_folder_in_one_that_cannot_be_written_to(here: Path) -> None:
 def test_a_network_is_opened_once_for_the_slides_that_share_it(tmp_path: Path, thin_model: Model) -> None:
     rows = "slide,model,stride,tissue_mask a.tif b.tif,net.safetensors c.tif,,64,none d.tif,net.safetensors e.tif,,,mask.png"
     for seed, name in enumerate("abcde"):
-        write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed))
+        write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed))
     half = np.zeros((30, 30), np.uint8)
     half[:15] = 255
     Image.fromarray(half).save(tmp_path / "mask.png")

@@ -24,8 +24,8 @@ from wsi_meta.models.model import Model
 from wsi_meta.scanning.crashes import Journal, Suspect
 from wsi_meta.scanning.scanner import Scanner
 
-SMALL_BLOCKS: dict[str, Any] = {"block_px": 96}
-CELLS_OF_ONE = 9
+SMALL_BLOCKS: dict[str, Any] = {"block_px": 160}
+CELLS_OF_ONE = 25
 
 
 @pytest.fixture

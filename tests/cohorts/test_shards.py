@@ -46,7 +46,7 @@ def test_a_shard_is_of_whole_numbers(given: Any) -> None:
 
 
 def test_shards_at_once_make_one_whole_summary(tmp_path: Path, thin_model: Model) -> None:
-    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abcdefg")]
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate("abcdefg")]
 
     def run(number: int) -> list[dict[str, Any]]:
         return scan_slides(slides, tmp_path / "out", predictor=DarknessPredictor(thin_model), shard=(number, 3))

@@ -36,7 +36,7 @@ GLASS = np.full((300, 300, 3), 245, np.uint8)
 
 @pytest.fixture
 def slides(tmp_path: Path) -> list[Path]:
-    return [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abc")]
+    return [write_slide(tmp_path / f"{name}.tif", texture(130, 200, seed)) for seed, name in enumerate("abc")]
 
 
 def test_the_same_maps_as_singly(slides: list[Path], tmp_path: Path, thin_model: Model) -> None:
@@ -51,7 +51,7 @@ def test_a_slide_has_one_name_wherever_it_is_told(
     tmp_path: Path, thin_model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``a.ome.zarr`` is slide a: in its store, on the bar, on the page, and to the command that scans it again."""
-    slides = [write_ome_zarr(tmp_path / "a.ome.zarr", texture(300, 300)), write_ome_zarr(tmp_path / "b.ome.zarr", GLASS, 99)]
+    slides = [write_ome_zarr(tmp_path / "a.ome.zarr", texture(130, 130)), write_ome_zarr(tmp_path / "b.ome.zarr", GLASS, 99)]
     with Scanner(predictor=DarknessPredictor(thin_model), progress=True) as scanner, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
         rows = scan_slides(slides, tmp_path / "out", scanner=scanner)
