@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from fakes import thin_network
 from slide_files import texture, write_slide
 from torch import nn
 
@@ -20,7 +21,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import VIEWS, turn, turn_back
-from wsi_meta.models.model import Model, build_network, load_model, save_model
+from wsi_meta.models.model import Model, load_model, save_model
 from wsi_meta.models.resnet import cell_logits
 from wsi_meta.models.weights import half_precision
 from wsi_meta.scanning.scan import scan
@@ -80,7 +81,7 @@ def test_both_modes_agree_where_features_do_not_overlap(shape: tuple[int, int], 
 
 def test_a_single_patch_gives_the_patch_classifiers_logit() -> None:
     torch.manual_seed(0)
-    network, inputs = build_network().eval(), torch.randn(3, 3, 96, 96)
+    network, inputs = thin_network(16), torch.randn(3, 3, 96, 96)
     with torch.inference_mode():
         np.testing.assert_allclose(cell_logits(network, inputs).flatten(), network(inputs).flatten(), atol=1e-4)
 
@@ -102,7 +103,7 @@ def dense_thin(thin_model: Model) -> Model:
 
 @pytest.fixture(scope="module")
 def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", texture(200, 260))
+    return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", texture(96, 128))
 
 
 def _scan(slide: Path, out: Path, model: Path | Model, **settings: Any) -> Heatmap:
@@ -128,8 +129,8 @@ def test_no_seam_shows_between_blocks_of_the_default_model(tmp_path: Path) -> No
 
 def test_workers_do_not_matter(dense_thin: Model, tmp_path: Path) -> None:
     slide = write_slide(tmp_path / "s.tif", texture(64, 128))
-    one = _scan(slide, tmp_path / "one.zarr", dense_thin, block_px=64, workers=1, tta=True, uncertainty=True)
-    three = _scan(slide, tmp_path / "three.zarr", dense_thin, block_px=64, workers=3, tta=True, uncertainty=True)
+    one = _scan(slide, tmp_path / "one.zarr", dense_thin, block_px=64, workers=1, tta=2, uncertainty=True)
+    three = _scan(slide, tmp_path / "three.zarr", dense_thin, block_px=64, workers=3, tta=2, uncertainty=True)
 
     np.testing.assert_array_equal(one.probability, three.probability)
     assert one.uncertainty is not None

@@ -304,14 +304,13 @@ def test_images_that_are_filled_up_have_few_shapes_and_keep_their_cells() -> Non
 
     def passing(images: torch.Tensor) -> torch.Tensor:
         seen.append(tuple(images.shape))
-        means = torch.nn.functional.avg_pool2d(images.float().permute(0, 3, 1, 2), 96, stride=32)
-        return means.mean(1)
+        return torch.nn.functional.avg_pool2d(images.float().mean(3)[:, None], 96, stride=32)[:, 0]
 
-    shapes = [(96, 128), (1088, 96), (1120, 1088), (4160, 2000)]
+    shapes = [(96, 128), (1088, 96), (1120, 1088), (2112, 1152)]
     for number, (height, width) in enumerate(shapes):
         image = torch.randint(256, (1, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
         torch.testing.assert_close(FewShapes(passing)(image), passing(image), rtol=0, atol=1e-3)
-    assert seen[::2] == [(1, 1088, 1088, 3), (1, 1088, 1088, 3), (1, 2112, 1088, 3), (1, 4160, 2112, 3)]
+    assert seen[::2] == [(1, 1088, 1088, 3), (1, 1088, 1088, 3), (1, 2112, 1088, 3), (1, 2112, 2112, 3)]
 
 
 def test_cells_of_a_filled_image_are_those_of_the_image() -> None:
@@ -320,7 +319,7 @@ def test_cells_of_a_filled_image_are_those_of_the_image() -> None:
     image = torch.from_numpy(texture(2 * DENSE_HALO_PX + 160, 2 * DENSE_HALO_PX + 96))[None]
     halo = DENSE_HALO_PX // 32
     with torch.inference_mode():
-        filled, whole = (seen(image)[:, halo:-halo, halo:-halo] for seen in (FewShapes(network), network))
+        filled, whole = (seen(image)[:, halo:-halo, halo:-halo] for seen in (FewShapes(network, step_px=512), network))
     assert whole.shape == (1, 3, 1)
     torch.testing.assert_close(filled, whole, rtol=0, atol=1e-3)
 
