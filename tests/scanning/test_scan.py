@@ -307,7 +307,7 @@ def test_an_interrupted_second_try_is_unfinished_and_keeps_its_blocks(tmp_path: 
     path, out = write_slide(tmp_path / "s.tif", texture(768, 768), levels=4), tmp_path / "h.zarr"
     good = path.read_bytes()
     damage_tile(path, 4)
-    settings: dict[str, Any] = {"model": thin_model, "block_px": 320, "stride_px": 64, "scheduler": "synchronous"}
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 256, "stride_px": 64, "scheduler": "synchronous"}
     first = scan_darkness(path, out, **settings)
     left = len(first.open_blocks(first.status))
     path.write_bytes(good)

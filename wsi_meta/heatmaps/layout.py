@@ -41,6 +41,7 @@ __all__ = [
     "multiscale",
     "multiscales",
     "omero",
+    "with_one_nan",
 ]
 
 
@@ -129,6 +130,11 @@ def foreign_part(store: Path) -> str | None:
         if entry.is_symlink() or not (is_our_folder(inside) if entry.is_dir() else is_ours(inside)):
             return inside.as_posix()
     return None
+
+
+def with_one_nan(values: NDArray[Any]) -> NDArray[Any]:
+    """Return values of which every NaN has the bits of the fill value: a chunk of NaN alone is not stored, and read as that."""
+    return np.where(np.isnan(values), values.dtype.type(np.nan), values) if values.dtype.kind == "f" else values
 
 
 def checksum(*values: NDArray[Any]) -> int:

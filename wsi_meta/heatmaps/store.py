@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.heatmaps.layout import checksum, multiscales
+from wsi_meta.heatmaps.layout import checksum, multiscales, with_one_nan
 from wsi_meta.heatmaps.ownership import (
     open_group,
     put_in_place,
@@ -202,13 +202,14 @@ class Heatmap:
 
         One that is written again, since some of it was unreadable, is not done meanwhile.
         """
+        values = {name: with_one_nan(values[name]) for name in self.record.arrays}
         if Status.UNREADABLE in self.read_block(block):
             self._put("status", block.cells, before_scan(values["status"] != Status.BACKGROUND))
         for name in self.record.arrays:
             if name != "status":
                 self._write(name, block, values[name])
         if self.keeps_checksums:
-            self._put("checksums", self.place(block), checksum(*(values[name] for name in self.record.arrays)))
+            self._put("checksums", self.place(block), checksum(*values.values()))
         self._put("status", block.cells, values["status"])
 
     def clear_block(self, block: Block, tissue: NDArray[np.bool_]) -> None:
