@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 ORDER = (
@@ -90,6 +91,22 @@ class Package:
     """Module of each public name, as ``__init__.pyi`` says."""
     trees: dict[str, ast.Module] = field(default_factory=dict)
 
+    @cached_property
+    def imports(self) -> list[Import]:
+        """Every import in the package, those of its own modules resolved to the module that is meant."""
+        found = (
+            Import(module, line, target)
+            for module, tree in self.trees.items()
+            for line, name in _imported_names(self, module, tree)
+            if (target := _resolve(self, name)) not in (self.name, module)
+        )
+        return sorted(set(found), key=lambda found: (found.importer, found.line, found.target))
+
+    @cached_property
+    def functions(self) -> list[tuple[str, Function]]:
+        """Every function with its module."""
+        return [(module, node) for module, tree in self.trees.items() for node in ast.walk(tree) if isinstance(node, Function)]
+
     def room(self, module: str) -> str:
         """Return the root module or package that a module belongs to; empty for the package's own ``__init__``."""
         return module.removeprefix(self.name).strip(".").partition(".")[0]
@@ -108,17 +125,6 @@ def read_package(folder: Path) -> Package:
     return Package(folder.name, sources, frozenset(packages), _public_names(folder), trees)
 
 
-def find_imports(package: Package) -> list[Import]:
-    """Return every import in the package, those of its own modules resolved to the module that is meant."""
-    found = (
-        Import(module, line, target)
-        for module, tree in package.trees.items()
-        for line, name in _imported_names(package, module, tree)
-        if (target := _resolve(package, name)) not in (package.name, module)
-    )
-    return sorted(set(found), key=lambda found: (found.importer, found.line, found.target))
-
-
 def wrong_order(package: Package) -> list[str]:
     """Return imports of a later room, and rooms that the order does not know."""
     rooms = {package.room(module) for module in package.sources} - {""}
@@ -126,7 +132,7 @@ def wrong_order(package: Package) -> list[str]:
     place = {room: position for position, room in enumerate(ORDER)}
     upward = [
         f"{found}, which comes later in the order of packages"
-        for found in find_imports(package)
+        for found in package.imports
         if place.get(package.room(found.importer), -1) < place.get(_own_room(package, found.target), -1)
     ]
     return unknown + upward
@@ -135,7 +141,7 @@ def wrong_order(package: Package) -> list[str]:
 def circles(package: Package) -> list[str]:
     """Return one line for each module that imports itself by way of others, with that way."""
     graph: dict[str, set[str]] = {module: set() for module in package.sources}
-    for found in find_imports(package):
+    for found in package.imports:
         if found.target in graph:
             graph[found.importer].add(found.target)
     ways = (_way_back(graph, module) for module in sorted(graph))
@@ -146,7 +152,7 @@ def foreign_imports(package: Package) -> list[str]:
     """Return imports of libraries outside the packages that may import them."""
     return [
         f"{found}; only {', '.join(ONLY_IN[library])} may"
-        for found in find_imports(package)
+        for found in package.imports
         if (library := found.target.partition(".")[0]) in ONLY_IN and package.room(found.importer) not in ONLY_IN[library]
     ]
 
@@ -175,11 +181,10 @@ def long_functions(package: Package) -> list[str]:
     Docstrings do not count, nor do the signatures of public functions, which have one keyword option a line.
     """
     violations = []
-    for module, tree in package.trees.items():
-        for function in _functions(tree):
-            lines = _code_lines(function, signature=not _is_public(package, module, function))
-            if lines > MAX_FUNCTION_LINES:
-                violations.append(f"{module}:{function.lineno} {function.name}: {lines} lines; at most {MAX_FUNCTION_LINES}")
+    for module, function in package.functions:
+        lines = _code_lines(function, signature=not _is_public(package, module, function))
+        if lines > MAX_FUNCTION_LINES:
+            violations.append(f"{module}:{function.lineno} {function.name}: {lines} lines; at most {MAX_FUNCTION_LINES}")
     return violations
 
 
@@ -187,8 +192,7 @@ def function_lengths(package: Package) -> dict[str, int]:
     """Return the lines of every function, from its ``def`` to its end with all between, by ``module:line name``."""
     return {
         f"{module}:{function.lineno} {function.name}": (function.end_lineno or function.lineno) - function.lineno + 1
-        for module, tree in package.trees.items()
-        for function in _functions(tree)
+        for module, function in package.functions
     }
 
 
@@ -199,11 +203,10 @@ def many_parameters(package: Package) -> list[str]:
     of a command: click gives them by name.
     """
     violations = []
-    for module, tree in package.trees.items():
-        for function in _functions(tree):
-            count = _count_parameters(function, keywords=not _is_public(package, module, function))
-            if count > MAX_PARAMETERS and not _is_command(function):
-                violations.append(f"{module}:{function.lineno} {function.name}: {count} parameters; at most {MAX_PARAMETERS}")
+    for module, function in package.functions:
+        count = _count_parameters(function, keywords=not _is_public(package, module, function))
+        if count > MAX_PARAMETERS and not _is_command(function):
+            violations.append(f"{module}:{function.lineno} {function.name}: {count} parameters; at most {MAX_PARAMETERS}")
     return violations
 
 
@@ -349,10 +352,6 @@ def _way_back(graph: dict[str, set[str]], start: str) -> list[str]:
             seen.add(following)
             ways.append([*way, following])
     return []
-
-
-def _functions(tree: ast.Module) -> list[Function]:
-    return [node for node in ast.walk(tree) if isinstance(node, Function)]
 
 
 def _code_lines(function: Function, signature: bool) -> int:

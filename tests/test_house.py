@@ -139,7 +139,7 @@ class TestPlantedInTheHouse:
         assert "imports wsi_meta.heatmaps.store, which" in found
 
     def test_a_circle_inside_a_package_is_found(self, house: rules.Package) -> None:
-        assert "wsi_meta.slides.overview" in {found.target for found in rules.find_imports(house)}
+        assert "wsi_meta.slides.overview" in {found.target for found in house.imports}
         line = "def later():\n    from wsi_meta.slides.slide import Slide\n"
         planted = rules.circles(planted_in(house, "wsi_meta.slides.overview", line, alone=False))
         assert "wsi_meta.slides.overview -> wsi_meta.slides.slide -> wsi_meta.slides.overview" in planted
@@ -188,7 +188,7 @@ class TestPlantedInASmallHouse:
         package = rules.read_package(small_house)
         checks = (rules.wrong_order, rules.circles, rules.foreign_imports, rules.crowded, rules.long_functions)
         assert [check(package) for check in (*checks, rules.many_parameters, rules.shadowed_names)] == [[]] * 7
-        assert {(found.importer, found.target) for found in rules.find_imports(package)} == {
+        assert {(found.importer, found.target) for found in package.imports} == {
             ("small.slides.slide", "small.errors"),
             ("small.cli.scan", "click"),
             ("small.cli.scan", "small.slides.slide"),

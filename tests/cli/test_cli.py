@@ -369,6 +369,7 @@ def test_ctrl_c_exits_130(tmp_path: Path, model_file: Path) -> None:
     """The signal comes after the first note, with some seconds of work ahead."""
     slide, log = write_slide(tmp_path / "node.tif", texture(1400, 1400)), tmp_path / "log"
     arguments = ["scan", slide, "--out", tmp_path / "h.zarr", "--model", model_file, "--device", "cpu", "--mode", "patch"]
+    arguments += ["--batch-size", 4]  # a batch in work is not interrupted
 
     def hearing() -> None:
         # as Python starts; a shell's background jobs, and so the tests among them, are deaf to it

@@ -16,6 +16,7 @@ from slide_files import texture, write_slide
 from wsi_meta import scan
 from wsi_meta.cli import main
 from wsi_meta.models.model import model_path
+from wsi_meta.pictures.overlay import draw_overlay
 
 EXAMPLES = [example for page in PAGES for example in examples_of(page)]
 RUN = [
@@ -63,6 +64,16 @@ def test_a_command_that_does_not_exist_would_be_noticed() -> None:
         main.commands["scan"].make_context("scan", ["slide.tif", "--out", "heat.zarr", "--no-such"])
 
 
+@pytest.fixture
+def _small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an example does not say how large a picture is, it is small, for time."""
+    assert draw_overlay.__kwdefaults__ is not None
+    monkeypatch.setitem(draw_overlay.__kwdefaults__, "max_side", 300)
+    (option,) = (option for option in main.commands["overlay"].params if option.name == "max_side")
+    monkeypatch.setattr(option, "default", 300)
+
+
+@pytest.mark.usefixtures("_small_pictures")
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_examples_of_a_page_run_in_their_order(
     page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -51,7 +52,6 @@ def render_page(
     *,
     lesions: bool,
     running: tuple[int, int] | None,
-    template: Template | None = None,
 ) -> str:
     """Return the page.
 
@@ -62,7 +62,6 @@ def render_page(
     pictures : path of each thumbnail from the page, by the store's name
     lesions : whether to compare lesions with annotations, which takes a while
     running : how many slides a run that goes on has done, and has in all; None where none goes on
-    template : from :func:`read_template`; None reads it
     """
     names = [row_name(row) for row in rows]
     by, ranking = _ranking([row for row in rows if row["score"] is not None])
@@ -88,11 +87,12 @@ def render_page(
         "agreement": _agreement(judge_rows(folder, rows, names, lesions=lesions)),
         "colours": _colours(),
     }
-    return (template or read_template()).render(values)
+    return read_template().render(values)
 
 
+@cache
 def read_template() -> Template:
-    """Return the page's template. Compiling it takes ten times as long as rendering: a batch that goes on keeps it."""
+    """Return the page's template. Compiling it takes ten times as long as rendering: a process that goes on keeps it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(

@@ -10,10 +10,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from wsi_meta.errors import OutputExistsError, WsiMetaError
 from wsi_meta.files.address import SlidePath, name_in
@@ -21,12 +20,9 @@ from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import first_line, one_line, printable
-from wsi_meta.worklist.page import GENERATOR, read_template, render_page
+from wsi_meta.worklist.page import GENERATOR, render_page
 from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.thumbnails import make_thumbnail
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 __all__ = ["PAGE", "Worklist", "read_page", "read_thumbnail", "renew_worklist", "worklist_page"]
 
@@ -76,17 +72,13 @@ class Worklist:
         if time.monotonic() >= self._due:
             self._write(lesions=False, wait_s=0.0)
 
-    @cached_property
-    def _template(self) -> Template:
-        return read_template()
-
     def _write(self, *, lesions: bool, wait_s: float) -> None:
         if self._report is None:
             return
         begun = time.monotonic()
         try:
             running = (self._done, self._slides) if self._done < self._slides else None
-            page = partial(render_page, lesions=lesions, running=running, template=self._template)
+            page = partial(render_page, lesions=lesions, running=running)
             _write_page(self._folder, self._report, page, wait_s)
         except OutputExistsError as error:
             if wait_s:  # else another batch is writing the page, with these rows or soon with them
