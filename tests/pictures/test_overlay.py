@@ -58,9 +58,9 @@ def test_picture_over_the_slide_and_alone(heatmap: Heatmap, slide_file: Path, tm
 
 
 def test_max_side(heatmap: Heatmap, tmp_path: Path) -> None:
-    small = _pixels(draw_overlay(heatmap, tmp_path / "s.png", max_side=600))
-    large = _pixels(draw_overlay(heatmap, tmp_path / "l.png", max_side=1800))
-    assert large.shape[1] - small.shape[1] == pytest.approx(1200, abs=60)
+    small = _pixels(draw_overlay(heatmap, tmp_path / "s.png", max_side=700))
+    large = _pixels(draw_overlay(heatmap, tmp_path / "l.png", max_side=1000))
+    assert large.shape[1] - small.shape[1] == pytest.approx(300, abs=15)
 
 
 def test_the_first_row_is_above_whatever_the_program_around_wants_of_its_own_pictures(heatmap: Heatmap, tmp_path: Path) -> None:

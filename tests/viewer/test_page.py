@@ -30,6 +30,8 @@ ROWS, COLS = 61, 83
 CORNERS = ((1, 1), (1, COLS - 4), (ROWS - 4, 1), (ROWS - 4, COLS - 4))
 """Row and column of the first of the 2 x 2 cells of each mark."""
 MARK = (0, 0, 200)
+LOOK = "void document.dispatchEvent(new Event('visibilitychange'))"
+"""Lets a page ask at once what is new, as it does by itself every few seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -534,6 +536,7 @@ def test_the_map_grows_on_the_page(browser: Browser, tmp_path: Path) -> None:
         for block in others:
             shape = (block.rows, block.cols)
             write_block(heatmap, block, np.full(shape, 0.8, np.float32), np.full(shape, Status.SCANNED, np.uint8))
+        await tab.ask(LOOK)
         await tab.until("document.querySelectorAll('#veil .pending').length === 0 && WsiMeta.page.found().count === 1")
         await tab.settle()
         after = await tab.photograph()
@@ -560,6 +563,7 @@ def test_the_page_of_a_store_that_was_replaced_is_loaded_anew(browser: Browser, 
             (tmp_path / "new.tif").rename(tmp_path / "heat.tif")
             (tmp_path / "heat.zarr").rename(tmp_path / "old")
             finished.rename(tmp_path / "heat.zarr")
+            await tab.ask(LOOK)
         await tab.until("document.body && document.body.dataset.ready === 'yes'")
         assert await tab.ask("WsiMeta.page.facts().slide.mark") == mark[:16]
 
@@ -572,16 +576,16 @@ def test_the_page_tells_that_its_store_is_damaged_and_stays_of_one_time(browser:
     values[2:4, 2:4], values[8:10, 8:10] = 0.9, 0.7
     store = write_store(tmp_path / "heat.zarr", values, mpp=MPP).path
     (value,) = (store / "0" / "c").glob("*/*")
-    notice, look = "document.getElementById('notice').textContent", "void document.dispatchEvent(new Event('visibilitychange'))"
+    notice = "document.getElementById('notice').textContent"
 
     async def check(tab: Tab, client: Client) -> None:
         value.rename(tmp_path / "value")
-        await tab.ask(look)
+        await tab.ask(LOOK)
         await tab.until(f"{notice}.includes('damaged: values of scanned cells are missing')")
         await tab.ask("void WsiMeta.page.setThreshold(0.8)")
         await tab.until("WsiMeta.page.found().threshold === 0.8 && WsiMeta.page.found().count === 1")
         (tmp_path / "value").rename(value)
-        await tab.ask(look)
+        await tab.ask(LOOK)
         await tab.until(f"!{notice}.includes('damaged')")
         store.rename(tmp_path / "away")
         client.shelf.close()  # as where other stores were looked at meanwhile: nothing of it is in memory
