@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +17,6 @@ from wsi_meta.readers.reader import Bounds
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 SLIDE_MPP = 0.243
-WRITTEN: dict[tuple[Any, ...], dict[str, bytes]] = {}
-"""The files of each finished heatmap that was written here: many are written again, which takes zarr 20 ms and more."""
 
 
 def make_record(
@@ -87,17 +83,7 @@ def write_store(
     """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do.
 
     Cells without a value are background, but for those that are `unreadable`; with one of these it is not complete.
-
-    One that was written before under this name gets the same files again, where nothing has to be replaced.
     """
-    parts = (probability, unreadable)
-    told = (mpp, cut, complete, verdict, slide, model, reader, device, bounds, thresholds)
-    key = (path.stem, *((part.dtype.str, part.shape, part.tobytes()) for part in parts if part is not None), repr(told))
-    if key in WRITTEN and not os.path.lexists(path) and path.parent.is_dir():
-        for name, content in WRITTEN[key].items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(content)
-        return Heatmap.open(path)
     rows, cols = probability.shape
     side = 0.972 / mpp * 32
     grid = PatchGrid(round(cols * side) - cut, round(rows * side) - cut, mpp, 0.972, 96, 32, block_px=1920)
@@ -123,5 +109,4 @@ def write_store(
         write_block(heatmap, block, probability[block.cells], status[block.cells])
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
     heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(record, probability, status), verdict)
-    WRITTEN[key] = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
     return Heatmap.open(path)
