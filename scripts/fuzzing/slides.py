@@ -35,7 +35,7 @@ def trial(seed: int, number: int, folder: Path) -> Finding:
     did = damage_slide(content, slide.parts, rng)
     slide.path.write_bytes(content)
     mask = ["--tissue-mask", "none"] * int(rng.integers(2))
-    predictor, out = HashPredictor(), folder / "heat.zarr"
+    predictor, out = HashPredictor(apart=True), folder / "heat.zarr"
     told = run_command("info", "--json", slide.path)
     scanned = run_command("scan", slide.path, out, *mask, line=scan_command(predictor))
     outcome, how = judged(told, scanned)

@@ -26,14 +26,19 @@ __all__ = ["HashPredictor", "scan_command"]
 class HashPredictor(PatchByPatch):
     """Gives each patch a logit that is a hash of its pixels.
 
+    Parameters
+    ----------
+    apart : give two patches of one hash different logits, by which of them comes first; a map is then another one in a batch
+
     Attributes
     ----------
     seen : the patch of each probability that was given, uint8 (96, 96, 3)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, apart: bool = False) -> None:
         from torch import nn
 
+        self._apart = apart
         self.model = Model(nn.Identity(), ModelCard(), "0" * 64, Path("hash"))
         self.plan = InferencePlan("cpu", "fp32", 64, views=1)
         self.device, self.precision, self.batch_size = self.plan.device, self.plan.precision, self.plan.batch_size
@@ -41,11 +46,11 @@ class HashPredictor(PatchByPatch):
         self.seen: dict[float, NDArray[np.uint8]] = {}
 
     def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
-        for salt in count():  # now and then two of a slide's patches have one hash
+        for salt in count():  # of some thousands of patches two may have one hash
             share = (zlib.crc32(patch.tobytes(), salt) + 1) / (2**32 + 1)
             logit = np.array([np.log(share / (1 - share))], np.float32)
             probability = float(self.model.card.calibration.to_probability(logit)[0])
-            if np.array_equal(self.seen.setdefault(probability, patch.copy()), patch):
+            if np.array_equal(self.seen.setdefault(probability, patch.copy()), patch) or not self._apart:
                 break
         return logit
 

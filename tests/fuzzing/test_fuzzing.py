@@ -55,14 +55,14 @@ def slide_file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("kind", "told"), [(Slide, ""), (Shifted, "20 of 20 scanned cells show other pixels, first [0, 0]")])
 def test_a_reader_that_is_a_pixel_off_is_silently_wrong(kind: type[Slide], told: str, slide_file: Path, tmp_path: Path) -> None:
-    predictor, pictures = HashPredictor(), pictures_of(slide_file)
+    predictor, pictures = HashPredictor(apart=True), pictures_of(slide_file)
     with kind(slide_file) as slide:
         heatmap = scan(slide, tmp_path / "heat.zarr", predictor=predictor, tissue_mask="none")
     assert what_is_wrong(heatmap, predictor.seen, pictures, pictures) == told
 
 
 def test_a_value_of_another_patch_and_tissue_that_is_left_out_are_silently_wrong(slide_file: Path, tmp_path: Path) -> None:
-    predictor, pictures = HashPredictor(), pictures_of(slide_file)
+    predictor, pictures = HashPredictor(apart=True), pictures_of(slide_file)
     left_out = np.ones((4, 5), bool)
     left_out[1, 2] = False
     heatmap = scan(slide_file, tmp_path / "heat.zarr", predictor=predictor, tissue_mask=left_out)
