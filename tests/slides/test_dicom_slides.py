@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,21 @@ def test_which_tiles_a_file_holds(tmp_path: Path) -> None:
     other.write_bytes(moved)
     assert (SIDE, SIDE) not in dicom_grids([other]), "not side by side from the corner"
     assert dicom_grids([path, other]).keys() == {(SIDE, SIDE)}
+
+
+def test_a_side_that_no_file_of_its_size_holds_takes_no_memory(tmp_path: Path) -> None:
+    write_dicom(path := tmp_path / "s.dcm", texture(SIDE, SIDE), mpp=0.486, tile_px=TILE_PX)
+    width = b"\x48\0\x06\0UL\4\0"
+    stored = path.read_bytes()
+    assert stored.count(width + SIDE.to_bytes(4, "little")) == 1
+    path.write_bytes(stored.replace(width + SIDE.to_bytes(4, "little"), width + b"\xff" * 4))
+    tracemalloc.start()
+    assert dicom_grids([path]) == {}
+    with open_slide(path) as slide, pytest.raises(SlideReadError, match="4294967295 x 256 px of"):
+        slide.check_resolution(0.972)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
 
 
 @pytest.mark.parametrize("names", [("a.dcm", "b.dcm"), ("a.dcm", "b"), ("a", "b")])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from slide_files import MODEL_MPP, texture, write_jpeg_slide
+from slide_files import MODEL_MPP, texture, write_jpeg_slide, write_slide
 
 from wsi_meta.demo.pyramid_writer import halved
 from wsi_meta.errors import SlideReadError
@@ -202,3 +202,13 @@ def test_a_cell_lies_at_the_same_place_at_every_level(name: str) -> None:
 )
 def test_a_level_whose_ratios_disagree_by_more_than_padding_is_left_out(sizes: list[tuple[int, int]]) -> None:
     assert _factors(*sizes, tile=(512, 512)) == [1, 2, None]
+
+
+@pytest.mark.parametrize("mpp", [0.2435, 0.2425])
+def test_a_small_window_shows_what_a_large_one_does(tmp_path: Path, mpp: float) -> None:
+    """Level 2 is off by half a pixel over the slide, and by a fifth over a patch: it is read for neither."""
+    with open_slide(write_slide(tmp_path / "s.tif", texture(1024, 1024), mpp, levels=4)) as slide:
+        whole = slide.read_at(MODEL_MPP, 0, 0, 250, 250).astype(int)
+        for x, y in ((0, 0), (40, 60), (150, 130)):
+            patch = slide.read_at(MODEL_MPP, x, y, 96, 96)
+            assert np.abs(patch - whole[y : y + 96, x : x + 96]).max() <= 1

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +85,11 @@ class DicomLevel:
         return FramePlaces(self.stored, first, np.frombuffer(content, kind, len(content) // np.dtype(kind).itemsize))
 
     def numbers(self) -> NDArray[np.int64] | None:
-        """Return which tile of the level each frame is, row by row; None where they do not lie side by side from the corner."""
-        if not all(self.sides):
+        """Return which tile of the level each frame is, row by row; None where they do not lie side by side from the corner.
+
+        Nor is it known where a level has more tiles than its file has bytes: such a side is damaged.
+        """
+        if not all(self.sides) or prod(self.shape) > len(self.stored):
             return None
         (rows, columns), tile = self.shape, self.sides[2:]
         places, organization = self._corners(), self.header.said.get(ORGANIZATION, b"")

@@ -14,7 +14,7 @@ from wsi_meta.files.address import SlidePath
 __all__ = ["LevelWindow", "Scales", "check_region", "cut_to", "find_scales", "find_window", "mean_ratios", "um_per"]
 
 SAME_SCALE_PX = 0.25
-"""A level is read as it is when its scale is off by less than this over the whole region, in pixels."""
+"""A level is read as it is when its scale is off by less than this over the whole slide, in pixels."""
 ROUNDED_PX = 1
 """Writers round the sizes of levels up or down, each from the one before: by less than this many pixels of the level."""
 WHOLE_TILE_FACTORS = tuple(2**power for power in range(1, 16))
@@ -191,26 +191,30 @@ def cut_to(extents: Sequence[Size], rectangle: tuple[int, int, int, int, int]) -
     return level, x, y, min(level_width, left + width) - x, min(level_height, top + height) - y
 
 
-def find_window(downsamples: Mapping[int, float], l0_per_px: Fraction, x: int, y: int, width: int, height: int) -> LevelWindow:
-    """Return the rectangle of a level to read for a rectangle of a plane.
+def find_window(
+    downsamples: Mapping[int, float], l0_per_px: Fraction, l0_side: int, x: int, y: int, width: int, height: int
+) -> LevelWindow:
+    """Return the rectangle of a level to read for a rectangle of a plane: of the same level wherever and however large it is.
 
     Parameters
     ----------
     downsamples : factor relative to level 0 of each level that may be read, level 0 among them
     l0_per_px : level-0 pixels per pixel of the plane, exactly
+    l0_side : the slide's longer side, level-0 pixels
     x, y, width, height : the rectangle, pixels of the plane; may reach outside the slide
     """
-    level, scale = _best_level(downsamples, float(l0_per_px), max(width, height, 1))
+    extent_px = l0_side / float(l0_per_px)
+    level, scale = _best_level(downsamples, float(l0_per_px), extent_px)
     # exact position of the corner, in pixels of the level; rounded once, here
     left, top = (float(position * l0_per_px) / downsamples[level] for position in (x, y))
-    if abs(scale - 1) * max(width, height) < SAME_SCALE_PX:
+    if abs(scale - 1) * extent_px < SAME_SCALE_PX:
         return LevelWindow(level, round(left), round(top), width, height)
     l_left, l_top = floor(left), floor(top)
     l_width, l_height = ceil(left + width * scale - l_left), ceil(top + height * scale - l_top)
     return LevelWindow(level, l_left, l_top, l_width, l_height, (top - l_top, left - l_left), scale)
 
 
-def _best_level(downsamples: Mapping[int, float], l0_per_px: float, extent_px: int) -> tuple[int, float]:
+def _best_level(downsamples: Mapping[int, float], l0_per_px: float, extent_px: float) -> tuple[int, float]:
     """Return the coarsest level that is fine enough, and its pixels per pixel asked for."""
     slack = SAME_SCALE_PX / extent_px
     fine = [level for level, downsample in downsamples.items() if l0_per_px / downsample > 1 - slack]

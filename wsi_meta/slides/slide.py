@@ -172,7 +172,7 @@ class Slide:
         """Read a rectangle at a given resolution.
 
         Pixel (i, j) of the plane covers the square [j, j+1) x [i, i+1) times `mpp` from the slide's corner. A level
-        that fits within a quarter pixel is read as it is; else the nearest finer one is averaged down by exact area.
+        that fits the slide within a quarter pixel is read as it is; else the nearest finer one is averaged down by exact area.
 
         Parameters
         ----------
@@ -194,7 +194,7 @@ class Slide:
 
     def _read_plane(self, levels: dict[int, float], mpp: float, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         x, y, width, height, _ = check_region(self.path, (x, y, width, height))
-        window = find_window(levels, self.check_resolution(mpp), x, y, width, height)
+        window = find_window(levels, self.check_resolution(mpp), max(self.width, self.height), x, y, width, height)
         inside = cut_to(self._extents, window.rectangle)
         if min(inside[3:]) <= 0 or self._reader.is_empty(*inside):  # a level of 100,000 px may hold little more than that
             return np.full((height, width, 3), self.background, np.uint8)
@@ -296,4 +296,4 @@ class Slide:
         return region
 
     def _window(self, mpp: float, x: int, y: int, width: int, height: int) -> LevelWindow:
-        return find_window(self._usable, self.check_resolution(mpp), x, y, width, height)
+        return find_window(self._usable, self.check_resolution(mpp), max(self.width, self.height), x, y, width, height)
