@@ -319,7 +319,7 @@ def test_cells_of_a_filled_image_are_those_of_the_image() -> None:
     image = torch.from_numpy(texture(2 * DENSE_HALO_PX + 160, 2 * DENSE_HALO_PX + 96))[None]
     halo = DENSE_HALO_PX // 32
     with torch.inference_mode():
-        filled, whole = (seen(image)[:, halo:-halo, halo:-halo] for seen in (FewShapes(network, step_px=512), network))
+        filled, whole = (seen(image)[:, halo:-halo, halo:-halo] for seen in (FewShapes(network), network))
     assert whole.shape == (1, 3, 1)
     torch.testing.assert_close(filled, whole, rtol=0, atol=1e-3)
 

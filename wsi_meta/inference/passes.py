@@ -51,21 +51,21 @@ class FewShapes:
     Parameters
     ----------
     network : called with uint8 images (n, height, width, 3); returns the logits (n, rows, cols) of all their cells
-    step_px : sides are filled up to a multiple of it and 64
     """
 
-    def __init__(self, network: Callable[[torch.Tensor], torch.Tensor], step_px: int = SIDE_STEP_PX) -> None:
-        self._network, self._step_px = network, step_px
+    def __init__(self, network: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._network = network
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits of the images' own cells."""
         n, height, width, channels = images.shape
-        filled = images.new_full((n, self._filled(height), self._filled(width), channels), GLASS)
+        filled = images.new_full((n, _filled_side(height), _filled_side(width), channels), GLASS)
         filled[:, :height, :width] = images
         return self._network(filled)[:, : height // 32 - 2, : width // 32 - 2]
 
-    def _filled(self, side_px: int) -> int:
-        return -(-(side_px - 64) // self._step_px) * self._step_px + 64
+
+def _filled_side(side_px: int) -> int:
+    return -(-(side_px - 64) // SIDE_STEP_PX) * SIDE_STEP_PX + 64
 
 
 class HalvedPasses:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,6 @@ BAND_ROWS = 32
 """Rows of a result that are averaged together."""
 
 
-@lru_cache(maxsize=256, typed=True)  # each window that is read asks for the same
 def exact_ratio(numerator: float, denominator: float) -> Fraction:
     """Divide two numbers as they are written in decimals, without binary rounding (0.972 / 0.243 is exactly 4)."""
     return Fraction(str(numerator)) / Fraction(str(denominator))  # a numpy.float32 by its own decimals
