@@ -76,8 +76,7 @@ def _write(path: Path, image: NDArray[np.uint8], tile_px: int, quality: int) -> 
 
 
 def _level_window(slide: Slide, window: Window) -> LevelWindow:
-    levels, side = dict(enumerate(slide.level_downsamples)), max(slide.width, slide.height)
-    return find_window(levels, slide.check_resolution(MODEL_MPP), side, *window)
+    return find_window(dict(enumerate(slide.level_downsamples)), slide.check_resolution(MODEL_MPP), *window)
 
 
 def _windows(slide: Slide, most: int) -> tuple[list[Window], float]:

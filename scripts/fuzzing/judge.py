@@ -144,8 +144,7 @@ def _patches(picture: Picture, grid: PatchGrid, cells: NDArray[np.intp]) -> Iter
     margin = int(np.ceil((MARGIN_PX + grid.stride_px) * scale)) + 2
     padded = np.pad(picture.pixels, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
     rows, cols = (count * grid.stride_px + 2 * MARGIN_PX for count in grid.shape)
-    start = margin - MARGIN_PX * scale
-    plane = average_area(padded, (start, start), scale, (rows, cols))
+    plane = average_area(padded, scale, (rows, cols), (-MARGIN_PX, -MARGIN_PX), (-margin, -margin))
     for row, col in cells * grid.stride_px:
         yield plane[row : row + grid.patch_px, col : col + grid.patch_px]
 

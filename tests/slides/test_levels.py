@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from slide_files import MODEL_MPP, texture, write_jpeg_slide, write_slide
 
 from wsi_meta.demo.pyramid_writer import halved
 from wsi_meta.errors import SlideReadError
 from wsi_meta.metadata import info
-from wsi_meta.readers.levels import find_scales
+from wsi_meta.readers.levels import find_scales, find_window, is_same_scale
+from wsi_meta.slides.resampling import average_area, exact_ratio
 from wsi_meta.slides.slide import Slide, open_slide
 
 TILE = (256, 256)
@@ -204,11 +208,54 @@ def test_a_level_whose_ratios_disagree_by_more_than_padding_is_left_out(sizes: l
     assert _factors(*sizes, tile=(512, 512)) == [1, 2, None]
 
 
-@pytest.mark.parametrize("mpp", [0.2435, 0.2425])
-def test_a_small_window_shows_what_a_large_one_does(tmp_path: Path, mpp: float) -> None:
-    """Level 2 is off by half a pixel over the slide, and by a fifth over a patch: it is read for neither."""
-    with open_slide(write_slide(tmp_path / "s.tif", texture(1024, 1024), mpp, levels=4)) as slide:
-        whole = slide.read_at(MODEL_MPP, 0, 0, 250, 250).astype(int)
-        for x, y in ((0, 0), (40, 60), (150, 130)):
-            patch = slide.read_at(MODEL_MPP, x, y, 96, 96)
-            assert np.abs(patch - whole[y : y + 96, x : x + 96]).max() <= 1
+RUMC, HAMAMATSU, MIRAX, PHILIPS = 0.243094, 0.22632, 0.242535, 0.25
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    mpp=st.sampled_from([RUMC, HAMAMATSU, MIRAX, PHILIPS, 0.2435, 0.486, 0.499, 0.98]),
+    x=st.integers(-20, 240),
+    y=st.integers(-20, 240),
+    size=st.tuples(st.integers(1, 96), st.integers(1, 96)),
+)
+def test_windows_that_overlap_agree_in_every_bit(mpp: float, x: int, y: int, size: tuple[int, int]) -> None:
+    width, height = size
+    with Slide.from_array(texture(1024, 1024), mpp=mpp) as slide:
+        whole = slide.read_at(MODEL_MPP, -30, -30, 370, 370)
+        part = slide.read_at(MODEL_MPP, x, y, width, height)
+    np.testing.assert_array_equal(part, whole[y + 30 : y + 30 + height, x + 30 : x + 30 + width])
+
+
+@pytest.mark.parametrize("mpp", [RUMC, MIRAX, 0.2435, 0.2425])
+def test_a_level_of_nearly_the_models_pixel_size_is_read_as_it_is(tmp_path: Path, mpp: float) -> None:
+    """The finer one would be four times as much to decode, and its averages are not what models were trained on."""
+    with open_slide(write_slide(tmp_path / "s.tif", texture(4096, 512), mpp, levels=4)) as slide:
+        level = slide.read_region(0, 0, 128, 1024, level=2)
+        rows, cols = round(4096 * mpp / MODEL_MPP), round(512 * mpp / MODEL_MPP)
+        plane = slide.read_at(MODEL_MPP, 0, 0, cols, rows)
+    for shown, stored in ((plane[:, 50], level[:, 50]), (plane[50], level[50])):
+        places = (np.arange(len(shown)) + 0.5) * MODEL_MPP / mpp / 4
+        np.testing.assert_array_equal(shown, stored[places.astype(int)])
+
+
+def test_a_level_further_off_is_averaged(tmp_path: Path) -> None:
+    with open_slide(write_slide(tmp_path / "s.tif", texture(1024, 1024), HAMAMATSU, levels=4)) as slide:
+        finer = slide.read_region(0, 0, 256, 256, level=2)
+        scale = MODEL_MPP / HAMAMATSU / 4
+        np.testing.assert_array_equal(slide.read_at(MODEL_MPP, 0, 0, 200, 200), average_area(finer, scale, (200, 200)))
+
+
+@given(
+    mpp=st.floats(0.2, 1.0).map(lambda mpp: round(mpp, 6)),
+    place=st.integers(0, 60_000),
+)
+def test_what_is_read_lies_within_a_pixel_of_its_place_anywhere(mpp: float, place: int) -> None:
+    """On a slide of any size: nothing adds up."""
+    l0_per_px = exact_ratio(MODEL_MPP, mpp)
+    window = find_window({0: 1.0, 1: 2.0, 2: 4.0, 3: 8.0}, l0_per_px, place, place, 1, 1)
+    exact = [float((place + half) * l0_per_px) / 2**window.level for half in (0, 0.5, 1)]
+    if is_same_scale(window.scale):
+        assert (window.width, window.height) == (1, 1)
+        assert window.left <= exact[1] <= window.left + 1
+    else:
+        assert (window.left, window.left + window.width) == (floor(exact[0]), ceil(exact[2]))

@@ -125,7 +125,7 @@ def test_read_at_takes_the_level_that_fits(slide_file: Path) -> None:
 def test_area_average_is_the_integral(scale: float, start: tuple[float, float], shape: tuple[int, int], seed: int) -> None:
     height, width = (int(np.ceil(begin + scale * count)) for begin, count in zip(start, shape, strict=True))
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
-    averaged = average_area(pixels, start, scale, shape)
+    averaged = average_area(pixels, scale, shape, corner=(-start[0], -start[1]))
     integral = np.pad(pixels.astype(float), ((1, 0), (1, 0), (0, 0))).cumsum(0).cumsum(1)
     rows = start[0] + scale * np.arange(shape[0] + 1)
     cols = start[1] + scale * np.arange(shape[1] + 1)

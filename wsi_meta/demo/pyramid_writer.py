@@ -118,4 +118,4 @@ def _levels(image: NDArray[np.uint8], levels: int | None) -> Iterator[NDArray[np
 
 def halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Average every 2 x 2 pixels: uint8 (height // 2, width // 2, 3)."""
-    return average_area(image, (0.0, 0.0), 2.0, (image.shape[0] // 2, image.shape[1] // 2))
+    return average_area(image, 2.0, (image.shape[0] // 2, image.shape[1] // 2))

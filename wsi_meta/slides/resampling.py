@@ -1,4 +1,8 @@
-"""From one resolution to another: exact ratios and averages by area."""
+"""From one resolution to another: exact ratios, nearest pixels, averages by area.
+
+Where a pixel comes from depends on its place in the plane alone, never on the window that is read: windows that overlap agree
+in every bit.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.readers.levels import is_same_scale, nearest_pixel
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["average_area", "exact_ratio"]
+__all__ = ["average_area", "exact_ratio", "resample"]
 
-BAND_ROWS = 32
-"""Rows of a result that are averaged together."""
+BAND_ROWS = 16
+"""Rows of a result that are averaged together; more do not fit a processor's cache."""
+
+Corner = tuple[float, float]
+"""Row and column."""
 
 
 def exact_ratio(numerator: float, denominator: float) -> Fraction:
@@ -21,45 +30,73 @@ def exact_ratio(numerator: float, denominator: float) -> Fraction:
     return Fraction(str(numerator)) / Fraction(str(denominator))  # a numpy.float32 by its own decimals
 
 
+def resample(
+    pixels: NDArray[np.uint8], scale: float, shape: tuple[int, int], first: Corner, corner: Corner
+) -> NDArray[np.uint8]:
+    """Return a rectangle of a plane from pixels of a level: the nearest ones where both have the same scale, else averages.
+
+    Parameters as for :func:`average_area`.
+    """
+    if not is_same_scale(scale):
+        return average_area(pixels, scale, shape, first, corner)
+    for axis in (0, 1):
+        places = nearest_pixel(first[axis] + np.arange(shape[axis]), scale) - corner[axis]
+        pixels = _take(pixels, places.astype(int), axis)
+    return pixels
+
+
+def _take(pixels: NDArray[np.uint8], places: NDArray[np.intp], axis: int) -> NDArray[np.uint8]:
+    """Take rows or columns, nearly all of which follow each other: run by run, which is faster than one by one."""
+    ends = [*(np.flatnonzero(np.diff(places) != 1) + 1), len(places)]
+    if len(places) == pixels.shape[axis] and len(ends) == 1:
+        return pixels
+    runs = [places[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    parts = [slice(run[0], run[-1] + 1) for run in runs if len(run)]
+    return np.concatenate([pixels[part] if axis == 0 else pixels[:, part] for part in parts], axis)
+
+
 def average_area(
-    pixels: NDArray[np.uint8], start: tuple[float, float], scale: float, shape: tuple[int, int]
+    pixels: NDArray[np.uint8],
+    scale: float,
+    shape: tuple[int, int],
+    first: Corner = (0.0, 0.0),
+    corner: Corner = (0.0, 0.0),
 ) -> NDArray[np.uint8]:
     """Average `scale` x `scale` pixels into one; a partly covered pixel counts by its covered part.
 
     Parameters
     ----------
-    pixels : uint8 (height, width, channels)
-    start : (row, col) of the result's corner, in pixels of `pixels`
-    scale : side of the square that is averaged, 1 or more
+    pixels : uint8 (height, width, channels), of a level
+    scale : side of the square that is averaged: pixels of the level per pixel of the plane
     shape : (rows, cols) of the result
+    first : (row, col) of the result's corner in the plane, whose corner is that of the level
+    corner : (row, col) in the level of the corner of `pixels`
 
     Returns
     -------
     uint8 array (rows, cols, channels).
     """
-    height, width, channels = pixels.shape
-    rows = _area_weights(height, start[0], scale, shape[0])
-    cols = _area_weights(width, start[1], scale, shape[1])
-    averaged = np.empty((*shape, channels), np.uint8)
+    _, width, channels = pixels.shape
+    rows, cols = (_area_weights(pixels.shape[axis], scale, shape[axis], first[axis], corner[axis]) for axis in (0, 1))
+    averaged = np.empty((shape[0], shape[1] * channels), np.uint8)
     for top in range(0, shape[0], BAND_ROWS):  # in bands: as float32 the whole image would be four times as large
         band = rows[top : top + BAND_ROWS]
         seen = slice(band.indices.min(), band.indices.max() + 1)
         tall = band[:, seen] @ pixels[seen].reshape(-1, width * channels).astype(np.float32)
-        wide = cols @ tall.reshape(-1, width, channels).transpose(1, 0, 2).reshape(width, -1)
-        averaged[top : top + BAND_ROWS] = (wide.reshape(shape[1], -1, channels).transpose(1, 0, 2) + np.float32(0.5)).astype(
-            np.uint8
-        )
-    return averaged
+        wide = cols @ np.ascontiguousarray(tall.T).reshape(width, -1)  # all columns of a row lie apart, all rows together
+        rounded = (wide + np.float32(0.5)).astype(np.uint8)
+        averaged[top : top + BAND_ROWS] = rounded.reshape(shape[1] * channels, -1).T
+    return averaged.reshape(*shape, channels)
 
 
-def _area_weights(length: int, start: float, scale: float, count: int) -> Any:
-    """Return the sparse matrix (count, length) whose row i averages pixels start + i * scale to start + (i + 1) * scale."""
+def _area_weights(length: int, scale: float, count: int, first: float, corner: float) -> Any:
+    """Return the sparse matrix (count, length) whose row i averages what pixel first + i of the plane covers."""
     from scipy.sparse import csr_array
 
-    edges = start + scale * np.arange(count + 1)
-    first = np.floor(edges[:-1]).astype(int)
+    edges = (first + np.arange(count + 1)) * scale - corner
+    start = np.floor(edges[:-1]).astype(int)
     span = int(np.ceil(scale)) + 1
-    taken = first[:, None] + np.arange(span)
+    taken = start[:, None] + np.arange(span)
     overlap = np.minimum(taken + 1, edges[1:, None]) - np.maximum(taken, edges[:-1, None])
     weights = np.clip(overlap, 0, None) / scale
     row = np.repeat(np.arange(count), span)

@@ -22,11 +22,11 @@ from wsi_meta.files.fingerprints import Fingerprint
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.readers.choice import READERS, Opening, opening
-from wsi_meta.readers.levels import LevelWindow, check_region, cut_to, find_window
+from wsi_meta.readers.levels import best_level, check_region, cut_to, find_window
 from wsi_meta.readers.picture_reader import PictureReader
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.pixel_size import find_mpp, ratio_to, refuse_larger_than_any, warn_of_another_mpp
-from wsi_meta.slides.resampling import average_area
+from wsi_meta.slides.resampling import resample
 from wsi_meta.slides.strange_levels import COMMON_TILE_PX, BelievedLevels
 
 if TYPE_CHECKING:
@@ -171,8 +171,8 @@ class Slide:
     def read_at(self, mpp: float, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read a rectangle at a given resolution.
 
-        Pixel (i, j) of the plane covers the square [j, j+1) x [i, i+1) times `mpp` from the slide's corner. A level
-        that fits the slide within a quarter pixel is read as it is; else the nearest finer one is averaged down by exact area.
+        Pixel (i, j) of the plane covers the square [j, j+1) x [i, i+1) times `mpp` from the slide's corner. It is the nearest
+        one of a level whose pixels differ in size by less than a 400th; else of the next finer level the average by exact area.
 
         Parameters
         ----------
@@ -194,12 +194,12 @@ class Slide:
 
     def _read_plane(self, levels: dict[int, float], mpp: float, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         x, y, width, height, _ = check_region(self.path, (x, y, width, height))
-        window = find_window(levels, self.check_resolution(mpp), max(self.width, self.height), x, y, width, height)
+        window = find_window(levels, self.check_resolution(mpp), x, y, width, height)
         inside = cut_to(self._extents, window.rectangle)
         if min(inside[3:]) <= 0 or self._reader.is_empty(*inside):  # a level of 100,000 px may hold little more than that
             return np.full((height, width, 3), self.background, np.uint8)
         pixels = self._read_level(*window.rectangle)
-        return pixels if window.scale == 1 else average_area(pixels, window.start, window.scale, (height, width))
+        return resample(pixels, window.scale, (height, width), (y, x), (window.top, window.left))
 
     def read_overview(self, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Read the whole slide in parts, small ones around damage, so that a damaged tile costs little more than itself.
@@ -223,7 +223,7 @@ class Slide:
         l0_per_px = self.check_resolution(mpp)
         shape = ceil(self.height / l0_per_px), ceil(self.width / l0_per_px)
         least_px = self.tile_px_at(mpp) / 2  # little of its neighbours is lost with a damaged tile
-        read = partial(self._read_plane, self._believed.up_to(self._window(mpp, 0, 0, 1, 1).level, self._read_level), mpp)
+        read = partial(self._read_plane, self._believed.up_to(self._level_at(mpp), self._read_level), mpp)
         image, readable, failure = read_in_parts(read, shape, least_px, self.background)
         if failure is not None and not readable.any():
             raise SlideReadError(f"{self.path}: nothing of it can be read; copy the slide again") from failure
@@ -252,7 +252,8 @@ class Slide:
         -------
         Number of stored tiles that they need; None where they are not counted.
         """
-        parts = (cut_to(self._extents, self._window(mpp, *window).rectangle) for window in windows)
+        found = (find_window(self._usable, self.check_resolution(mpp), *window) for window in windows)
+        parts = (cut_to(self._extents, window.rectangle) for window in found)
         return self._reader.expect([part for part in parts if part[3] > 0 and part[4] > 0])
 
     @property
@@ -280,7 +281,7 @@ class Slide:
 
     def tile_px_at(self, mpp: float) -> float:
         """Return the shorter side of the stored tiles that are read for a resolution, in pixels at `mpp`."""
-        level = self._window(mpp, 0, 0, COMMON_TILE_PX, COMMON_TILE_PX).level
+        level = self._level_at(mpp)
         tile = min(self.level_tiles[level] or (COMMON_TILE_PX,))
         return tile * self.level_downsamples[level] / float(self.check_resolution(mpp))
 
@@ -295,5 +296,5 @@ class Slide:
             self._reader.read_into(part, level, l_x, l_y)
         return region
 
-    def _window(self, mpp: float, x: int, y: int, width: int, height: int) -> LevelWindow:
-        return find_window(self._usable, self.check_resolution(mpp), max(self.width, self.height), x, y, width, height)
+    def _level_at(self, mpp: float) -> int:
+        return best_level(self._usable, self.check_resolution(mpp))

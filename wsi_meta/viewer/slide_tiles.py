@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.readers.levels import SAME_SCALE_PX
 from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.slides.resampling import average_area
@@ -21,6 +20,8 @@ __all__ = ["KeptTiles", "SlideTiles", "TileLevel"]
 
 COMMON_TILE_PX, SMALLEST_TILE_PX, LARGEST_TILE_PX = 512, 128, 2048
 """Side of a tile that is made here, and the limits of a stored one's for it to be a tile here: a file may store strips."""
+SAME_PLACE_PX = 0.25
+"""A stored level is shown as it is when its far end lies this near to where it should."""
 JPEG_QUALITY = 85
 PIXEL_BYTES, JPEG_BYTES = 128 << 20, 192 << 20
 """Bytes of tiles that are kept as pixels, for averages of them, and as JPEG."""
@@ -166,7 +167,7 @@ class SlideTiles:
         """Return a window of a level as averages of 2 x 2 pixels of the next finer one."""
         x, y, width, height = window
         finer, damaged = self._gather(level + 1, (2 * x, 2 * y, 2 * width, 2 * height))
-        averages = average_area(finer, (0.0, 0.0), 2.0, (height, width))
+        averages = average_area(finer, 2.0, (height, width))
         if damaged:
             raise _DamagedError(averages)
         return averages
@@ -202,9 +203,9 @@ def _plan(slide: Slide) -> tuple[TileLevel, ...]:
 
 
 def _stored_level(slide: Slide, downsample: int, side: int) -> int | None:
-    """Return the level of the file that has a downsample, as near as for pixels that are read, over its longer side."""
+    """Return the level of the file that has a downsample, so nearly that its far end lies where it should."""
     for level, factor in enumerate(slide.level_downsamples):
-        if level not in slide.levels_left_out and abs(downsample / factor - 1) * side < SAME_SCALE_PX:
+        if level not in slide.levels_left_out and abs(downsample / factor - 1) * side < SAME_PLACE_PX:
             return level
     return None
 
