@@ -138,6 +138,25 @@ def test_philips_levels_are_padded_to_whole_tiles(tmp_path: Path) -> None:
     assert slide.level_dimensions == ((1280, 768), (640, 384))
 
 
+def test_philips_tiles_outside_the_regions_of_interest_are_read_directly(tmp_path: Path) -> None:
+    """Scanners of Philips leave them out, and draw them white in coarser levels: so are Camelyon's slides."""
+    image = texture(768, 1280, seed=6)
+    image[256:512, 512:] = 255
+    path = write_jpeg_slide(
+        tmp_path / "p.tiff",
+        [image, image[::2, ::2].copy()],
+        tile_px=256,
+        tables="shared",
+        descriptions=[_philips([1, 2]), "level=1"],
+        software="Philips DP v1.0",
+        left_out_by_level=[{7, 8, 9}, set()],
+    )
+    slide = assert_same_pixels(path)
+    assert slide.vendor == "philips"
+    assert (slide.read_region(512, 256, 768, 256) == 255).all()
+    assert slide.read_region(600, 100, 60, 60).mean() < 200
+
+
 def test_left_out_tiles_are_background(tmp_path: Path, levels: list[NDArray[np.uint8]]) -> None:
     path = write_jpeg_slide(tmp_path / "sparse.tif", levels[:1], left_out=[0, 4])
     ours = assert_same_pixels(path)

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsi_meta.stored_tiles.tile_form import JPEG2000, TiledLevel, TileForm
 from wsi_meta.tiffs.codestreams import tables_of
-from wsi_meta.tiffs.level_pages import VENDORS, level_pages
+from wsi_meta.tiffs.level_pages import REDRAWN, VENDORS, level_pages
 from wsi_meta.tiffs.pixel_form import other_order
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
 from wsi_meta.tiffs.tags import ALPHA_MULTIPLIED, CONTIGUOUS, DIFFERENCES, JPEG, RGB, SEPARATE, YCBCR
@@ -55,7 +55,7 @@ def find_levels(
         raise
     except Exception as error:  # tifffile raises whatever odd tags lead to
         raise NotPlainError(f"its tags are odd: {first_line(error)}") from error
-    if vendor != "generic-tiff" and not sparse and lacks_tiles(levels):
+    if vendor in REDRAWN and not sparse and lacks_tiles(levels):
         raise NotPlainError("tiles left out, which OpenSlide draws in its own way")
     return levels
 
