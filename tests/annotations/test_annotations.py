@@ -98,6 +98,18 @@ def test_asap_xml(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.tumor[1].vertices, squares[2])
 
 
+def test_asaps_own_names_are_no_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who outlines tumor in ASAP and nothing else often makes no group: all are called Annotation 0, Annotation 1, ..."""
+    drawn = [(f"Annotation {number}", "None", _square(10 * number, 10, 8)) for number in range(12)]
+    found = read_annotations(_asap(tmp_path / "t.xml", drawn))
+    assert (len(found.tumor), len(found.excluded)) == (12, 0)
+    assert "t.xml: nothing has a class, so all counts as tumor: 12 outlines" in caplog.text
+    assert len(read_annotations(tmp_path / "t.xml", tumor=["annotation 3", "Annotation 11"]).tumor) == 2
+    _asap(tmp_path / "t.xml", [*drawn, ("Annotation 12", "Tumor", _square(0, 40, 8))])
+    with pytest.raises(DataError, match="group 'Annotation 0' is neither tumor nor excluded"):
+        read_annotations(tmp_path / "t.xml")
+
+
 def _feature(kind: str, coordinates: Any, properties: Any) -> dict[str, Any]:
     return {"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": properties}
 

@@ -35,6 +35,8 @@ ENCLOSING = ("polygon", "spline", "rectangle")
 """ASAP's types of annotations that enclose something."""
 NOT_ENCLOSING = ("pointset", "dot", "measurement", "none", "polyline", "line", "arrow", "ruler", "point")
 """ASAP's other types, and those of programs that write its form."""
+AUTOMATIC = re.compile(r"Annotation \d+")
+"""How ASAP names what nobody gave a name or a group."""
 FRAME = "wsi_meta"
 """Member of our GeoJSON's FeatureCollection that says where its coordinates count from."""
 TUMOR = {"name": "Tumor", "color": [200, 0, 0]}
@@ -176,7 +178,7 @@ def _read_imagescope(root: ElementTree.Element) -> Content:
 
 
 def _read_asap(root: ElementTree.Element) -> Content:
-    """ASAP numbers the coordinates; an annotation without a group is what its name says."""
+    """ASAP numbers the coordinates; an annotation without a group is what its name says, unless all names are ASAP's own."""
     within = {group.get("Name", ""): group.get("PartOfGroup", "None") for group in root.iterfind("./AnnotationGroups/Group")}
     regions, others = [], Counter[str]()
     for annotation in root.iterfind("./Annotations/Annotation"):
@@ -191,6 +193,8 @@ def _read_asap(root: ElementTree.Element) -> Content:
         points.sort(key=lambda point: float(point.get("Order", 0)))
         ring = _ring([(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points])
         regions.append(DrawnRegion(_chain(group, within) if group not in ("None", "") else (name,), (ring,), name))
+    if all(AUTOMATIC.fullmatch(word) for region in regions for word in region.groups):
+        regions = [replace(region, groups=(), hints=region.groups) for region in regions]
     return regions, (0, 0), None, others
 
 

@@ -137,9 +137,9 @@ def read_annotations(
 
     Parameters
     ----------
-    path : ASAP XML (an annotation's group, else its name, says what it is; a group may be part of another), XML of ImageScope
-        or HALO (the layer says it, or the region's text), QuPath GeoJSON (the classification says it), or JSON with lists
-        ``positive`` and ``negative`` of ``vertices``
+    path : ASAP XML (an annotation's group, else its name, says what it is, unless all are named ``Annotation 0`` and so on; a
+        group may be part of another), XML of ImageScope or HALO (the layer says it, or the region's text), QuPath GeoJSON (the
+        classification says it), or JSON with lists ``positive`` and ``negative`` of ``vertices``
     tumor, excluded : names of groups and classifications, in any case; ``Tumor: Positive`` counts as ``Tumor``. None are those
         of :mod:`wsi_meta.annotations.class_names`. Where `tumor` is given, other classes are left out with a warning
     origin : x and y of the level-0 pixel that QuPath's coordinates count from: the corner of :attr:`wsi_meta.Slide.bounds`.
