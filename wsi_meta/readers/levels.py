@@ -34,6 +34,8 @@ WHOLE_TILE_FACTORS = tuple(2**power for power in range(1, 16))
 """Factors that are considered for a level whose size is rounded, or padded or cut to whole tiles: pyramids are halved."""
 SURE_TILES = 4
 """A padded level must be as many tiles long before its size is taken as a proof of its factor: a small one fits by chance."""
+TOGETHER = (1, 2)
+"""Tiles to whose multiple writers pad levels: DICOM by Philips' scanners has even numbers of tiles."""
 PREFIXES = (
     *(("yotta", "Y", 24), ("zetta", "Z", 21), ("exa", "E", 18), ("peta", "P", 15), ("tera", "T", 12), ("giga", "G", 9)),
     *(("mega", "M", 6), ("kilo", "k", 3), ("hecto", "h", 2), ("deca", "da", 1), ("deci", "d", -1), ("centi", "c", -2)),
@@ -137,10 +139,11 @@ def _judge(full: Size, size: Size, stated: float, tiles: tuple[Size | None, Size
         return float(halvings[0])  # as good a reason as there can be; the stated one is off by the rounding of the sizes
     if ceil(least) <= most:
         return stated
-    padded = [factor for factor in WHOLE_TILE_FACTORS if _reaches(size, full, 1 / factor, tiles[1])]
+    steps = [None if tiles[1] is None else (count * tiles[1][0], count * tiles[1][1]) for count in TOGETHER]
+    found = {step: [factor for factor in WHOLE_TILE_FACTORS if _reaches(size, full, 1 / factor, step)] for step in steps}
+    step, padded = next(((step, factors) for step, factors in found.items() if factors), (None, []))
     cut = [factor for factor in WHOLE_TILE_FACTORS if _reaches_not(full, size, factor, tiles)]
-    sides = zip(size, tiles[1] or size, strict=True)
-    if len(padded) == 1 and not cut and max(side // tile for side, tile in sides) >= SURE_TILES:
+    if len(padded) == 1 and not cut and step is not None and max(size[0] // step[0], size[1] // step[1]) >= SURE_TILES:
         return float(padded[0])
     ratios = " and ".join(f"{whole / side:.4g}" for whole, side in zip(full, size, strict=True))
     if padded or cut:
@@ -148,11 +151,11 @@ def _judge(full: Size, size: Size, stated: float, tiles: tuple[Size | None, Size
     return stated if least <= most else f"width and height are {ratios} times smaller than level 0's; expected the same"
 
 
-def _reaches(size: Size, full: Size, scale: float, tile: Size | None) -> bool:
-    """Tell whether a size is another one, scaled, then padded to whole tiles in one direction at least."""
-    return tile is not None and all(
+def _reaches(size: Size, full: Size, scale: float, steps: Size | None) -> bool:
+    """Tell whether a size is another one, scaled, then padded to whole steps in one direction at least."""
+    return steps is not None and all(
         abs(side - whole * scale) <= ROUNDED_PX or (side % step == 0 and 0 <= side - whole * scale < step)
-        for side, whole, step in zip(size, full, tile, strict=True)
+        for side, whole, step in zip(size, full, steps, strict=True)
     )
 
 
