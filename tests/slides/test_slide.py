@@ -218,6 +218,10 @@ def test_bad_files(tmp_path: Path, slide_file: Path) -> None:
         ("webp.png", b"RIFF\0\0\0\0WEBP"),
         ("tif.jpg", slide_file.read_bytes()[:200]),
         ("jpeg.mrxs", b"\xff\xd8\xff"),
+        ("patient_000.zip", b"PK\3\4"),
+        ("slide.tif.gz", b"\x1f\x8b\x08"),
+        ("slide.isyntax", b'<DataObject ObjectType="DPUfsImport">'),
+        ("page.svs", b"<!DOCTYPE html>\n<html>"),
     ]:
         (tmp_path / name).write_bytes(head + bytes(100))
     (tmp_path / "jpeg").mkdir()
@@ -234,6 +238,10 @@ def test_bad_files(tmp_path: Path, slide_file: Path) -> None:
         ("webp.png", "a WebP file; .*; convert it to PNG"),
         ("tif.jpg", "a TIFF file; .*; name it .tif"),
         ("jpeg.mrxs", "OpenSlide|not a slide"),
+        ("patient_000.zip", "a zip archive; expected a slide; unpack it"),
+        ("slide.tif.gz", "a gzip archive; expected a slide; unpack it"),
+        ("slide.isyntax", "Philips' iSyntax; expected a slide; export it as TIFF"),
+        ("page.svs", "a web page; expected a slide; download the slide again"),
     ]:
         with pytest.raises(SlideReadError, match=found) as caught:
             open_slide(tmp_path / name)

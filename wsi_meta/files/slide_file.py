@@ -51,6 +51,14 @@ KINDS = {
     b"\xff\x4f\xff\x51": "JPEG 2000",
 }
 """Kinds of pictures by their first bytes."""
+UNREAD = {
+    b"pk\3\4": ("a zip archive", "unpack it"),
+    b"\x1f\x8b": ("a gzip archive", "unpack it"),
+    b"<dataobject": ("Philips' iSyntax", "export it as TIFF"),
+    b"<!doctype html": ("a web page", "download the slide again"),
+    b"<html": ("a web page", "download the slide again"),
+}
+"""What is given for a slide and is none, by its first bytes in lower case, and what to do: CAMELYON17's patients are zips."""
 ENDINGS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".mrxs"), "TIFF": (".tif", *SLIDE_EXTENSIONS)}
 """How files of the kinds end that are read; an ``.mrxs`` file is a small JPEG."""
 
@@ -108,9 +116,12 @@ def _is_big_endian(path: Path) -> bool:
 
 
 def wrong_kind(path: Path) -> SlideReadError | None:
-    """Make the error for a picture of another kind than its name says, or of one that is not read; None for any other file."""
+    """Make the error for a picture of another kind than its name says, or of a file that is not read; None for any other."""
     with path.open("rb") as file:
-        head = file.read(max(map(len, KINDS)))
+        head = file.read(max(map(len, (*KINDS, *UNREAD))))
+    for start, (found, todo) in UNREAD.items():
+        if head.lower().startswith(start):
+            return SlideReadError(f"{path}: {found}; expected a slide; {todo}")
     kind = next((kind for start, kind in KINDS.items() if head.startswith(start)), None)
     if kind is None or path.suffix.lower() in ENDINGS.get(kind, ()):
         return None
