@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import NamedRows, label_of, read_table
 from wsi_meta.errors import DataError
 
@@ -138,3 +139,20 @@ def test_tables_of_spreadsheets(tmp_path: Path) -> None:
 )
 def test_labels_are_words_in_any_case(text: str, label: bool | None) -> None:
     assert label_of(text) is label
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("patient_017_node_2", "patient_017"),
+        ("Patient_017_NODE_2", "Patient_017"),
+        ("TCGA-A1-A0SB-01Z-00-DX1.B34C267B-CAAA-4AB6-AD5C-276C26F997A1", "TCGA-A1-A0SB"),
+        ("TCGA-A1-A0SB-11A-01-TSA", "TCGA-A1-A0SB"),
+        ("TCGA-A1-A0SB", "TCGA-A1-A0SB"),
+        ("TCGA-A1", "TCGA-A1"),
+        ("tumor_001", "tumor_001"),
+    ],
+)
+def test_names_that_tell_the_patient(name: str, patient: str) -> None:
+    """Slides of one patient in training and validation flatter."""
+    assert patient_of(name) == patient

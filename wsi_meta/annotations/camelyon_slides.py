@@ -17,6 +17,8 @@ PARTLY = Path(__file__).parent / "camelyon16_partly.csv"
 """Slides of Camelyon16 that hold tumor outside their outlines, each with the source."""
 TASKS = ("lesions", "slides", "both")
 """What slides are left out of."""
+TCGA_PATIENT = r"TCGA-\w{2}-\w{4}(?=-)"
+"""The parts of the name of a slide of TCGA (``TCGA-A1-A0SB-01Z-00-DX1.<UUID>``) that are its patient's; several are common."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ def loose(name: str) -> str:
 
 
 def patient_of(name: str) -> str:
-    """Return the patient that a name tells, as in CAMELYON17: the part before ``_node_`` in any case; others are whole."""
-    return re.split("_node_", name, maxsplit=1, flags=re.IGNORECASE)[0]
+    """Return the patient that a name tells in any case: before ``_node_``, as in CAMELYON17, or in TCGA's; others are whole."""
+    barcode = re.match(TCGA_PATIENT, name, flags=re.IGNORECASE)
+    return barcode[0] if barcode else re.split("_node_", name, maxsplit=1, flags=re.IGNORECASE)[0]
 
 
 def read_excluded(path: str | Path) -> dict[str, Exclusion]:

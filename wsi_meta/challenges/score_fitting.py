@@ -55,8 +55,8 @@ def fit_score(
     ----------
     scans : folder of heatmap stores ``<slide>.zarr``, as ``wsi-meta scan`` of several slides makes it
     labels : CSV with columns ``slide`` (name or file, once), ``label`` (tumor or normal, 1 or 0, or CAMELYON17's words) and,
-        where known, ``patient``; without it the part of a name before ``_node_`` is the patient. A manifest of scans is one,
-        too, and so is ``summary.csv``: ``name`` or ``heatmap`` says what a store is called. Rows without a store are ignored.
+        where known, ``patient``; without it CAMELYON17's and TCGA's names tell it. A manifest of scans is one, too,
+        and so is ``summary.csv``: ``name`` or ``heatmap`` says what a store is called. Rows without a store are ignored.
     out : JSON file to write; not `labels`
     seed : of the folds
     overwrite : replace `out` if it exists

@@ -53,7 +53,7 @@ def read_manifest(path: str | Path, *, tumor: Sequence[str] = (), exclude_class:
     """Read a manifest: a CSV file with a row per slide.
 
     Columns: ``slide``, a file or an OME-Zarr folder; ``annotations``, its outlines or mask, empty for a slide without tumor;
-    where known ``patient`` (else a name's part before ``_node_``, CAMELYON17's way), ``split`` (train, valid or test),
+    where known ``patient`` (else what CAMELYON17's and TCGA's names tell), ``split`` (train, valid or test),
     ``partly`` (1 where not all tumor is outlined, 0 where it is) and ``mpp``. Where ``partly`` is empty, the slides of
     Camelyon16 in :data:`wsi_meta.annotations.camelyon_slides.PARTLY` count as 1, with a warning. Paths are relative to the
     manifest.
