@@ -16,7 +16,6 @@ from tissue_pictures import MODEL_DOWNSAMPLE, assemble_tissue, draw_tissue
 
 from wsi_meta.demo.pyramid_writer import JPEG_QUALITY, halved
 from wsi_meta.demo.synthetic import GLASS
-from wsi_meta.demo.synthetic import MPP as SLIDE_MPP
 from wsi_meta.outputs.writing import written_whole
 
 if TYPE_CHECKING:
@@ -32,6 +31,16 @@ SIZES = {"full": 1, "1/4": 2, "1/16": 4}
 """Names of smaller slides, by their share of the area, and what each side is divided by."""
 TILE_PX = 512
 """Side of a stored tile, and the grain of the tissue's shape at level 0."""
+SLIDE_MPP = 0.243094
+"""Micrometres per level-0 pixel, as the slides from Nijmegen state: the level that a model sees is a little off its 0.972."""
+PHILIPS = """<?xml version="1.0" encoding="UTF-8" ?>
+<DataObject ObjectType="DPUfsImport"><Attribute Name="PIM_DP_SCANNED_IMAGES"><Array><DataObject ObjectType="DPScannedImage">
+<Attribute Name="PIM_DP_IMAGE_TYPE">WSI</Attribute><Attribute Name="DICOM_PIXEL_SPACING">{spacing}</Attribute>
+<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE"><Array>{levels}</Array></Attribute>
+</DataObject></Array></Attribute></DataObject>"""
+PHILIPS_LEVEL = """<DataObject ObjectType="PixelDataRepresentation"><Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028"
+Element="0x0030" PMSVR="IDoubleArray">{spacing}</Attribute></DataObject>"""
+"""What a slide of Camelyon16 says of itself."""
 
 
 def make_slide(folder: Path, size: str, *, patches: Path | None = None, tissue_px: int = TISSUE_PX) -> Path:
@@ -95,7 +104,7 @@ def write_large_slide(
     tissue_px: int = TISSUE_PX,
     seed: int = 0,
 ) -> Path:
-    """Write a tiled, pyramidal JPEG TIFF of 0.243 um per pixel, a BigTIFF that OpenSlide opens (``generic-tiff``).
+    """Write a slide in the form of Camelyon16's: a BigTIFF in Philips' form, JPEG in tiles, levels padded to whole tiles.
 
     Streamed: in memory are the picture, its encoded tiles, and two levels' tiles along the tissue's edge at half size.
 
@@ -141,19 +150,32 @@ def _write(path: Path, levels: Iterator[Iterator[bytes]], width: int, height: in
 
     with tifffile.TiffWriter(path, bigtiff=True) as file:
         for number, tiles in enumerate(levels):
-            per_cm = 1e4 / SLIDE_MPP / 2**number
+            rows, cols = (-(-side // (TILE_PX << number)) for side in (height, width))
             file.write(
                 tiles,
-                shape=(height >> number, width >> number, 3),
+                shape=(rows * TILE_PX, cols * TILE_PX, 3),
                 dtype=np.uint8,
                 tile=(TILE_PX, TILE_PX),
                 photometric="rgb",  # becomes YCbCr with colour at half the resolution, and is tagged so: as encoded
                 compression="jpeg",
                 subfiletype=int(number > 0),
-                resolution=(per_cm, per_cm),
-                resolutionunit="CENTIMETER",
+                description=f"level={number}" if number else _told(width, height),
+                software="Philips DP v1.0",
                 metadata=None,
             )
+
+
+def _told(width: int, height: int) -> str:
+    """Return the description of the first page: the size of the pixels of all levels, in millimetres."""
+    count = _level_count(width, height)
+    spacings = ['"{0:.9f}" "{0:.9f}"'.format(SLIDE_MPP / 1000 * 2**number) for number in range(count)]
+    levels = "".join(PHILIPS_LEVEL.format(spacing=spacing) for spacing in spacings)
+    return PHILIPS.format(spacing=spacings[0], levels=levels)
+
+
+def _level_count(width: int, height: int) -> int:
+    """Return the number of levels down to the first whose shorter side is below a tile."""
+    return next(number for number in range(32) if min(width, height) >> number < TILE_PX) + 1
 
 
 def _levels(picture: NDArray[np.uint8], tissue: NDArray[np.bool_], width: int, height: int) -> Iterator[Iterator[bytes]]:
@@ -163,8 +185,7 @@ def _levels(picture: NDArray[np.uint8], tissue: NDArray[np.bool_], width: int, h
     """
     level = _Level(picture, tissue.astype(np.float64), None)
     yield level.encoded()
-    while min(width, height) >= TILE_PX:
-        width, height = width // 2, height // 2
+    for _ in range(1, _level_count(width, height)):
         level = level.coarser()
         yield level.encoded()
 
