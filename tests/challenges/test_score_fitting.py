@@ -84,7 +84,7 @@ def test_a_fitted_score_learns_what_the_default_cannot_tell(scans: Path, labels:
     assert model.validation["auc"] == 1
     assert model.validation["auc_of_default_score"] < 0.9
     assert (model.validation["slides"], model.validation["tumor"], model.validation["patients"]) == (20, 5, 10)
-    assert load_score_model(out) == model
+    assert load_score_model(out).model == model
     sick, well = (_fitted(scans / f"patient_00{n}_node_0.zarr", out) for n in (1, 8))
     assert well < 0.5 < sick
     again = fit_score(scans, labels, out=tmp_path / "again.json")

@@ -700,6 +700,23 @@ def test_a_fitted_score_stands_beside_the_default_one(slide_file: Path, thin_mod
     assert not (tmp_path / "new.zarr").exists(), "refused before the work"
 
 
+def test_a_scanner_reads_its_score_model_once(
+    slide_file: Path, thin_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read again after each slide: as another one by then, or not found from another folder, after all the work."""
+    monkeypatch.chdir(tmp_path)
+    found = []
+    with Scanner(predictor=DarknessPredictor(thin_model), score_model=_score_model(Path("s.json"))) as scanner:
+        for number in range(2):
+            found.append(scanner.scan(slide_file, tmp_path / f"{number}.zarr").result)
+            Path("s.json").unlink(missing_ok=True)
+            (tmp_path / "elsewhere").mkdir(exist_ok=True)
+            monkeypatch.chdir(tmp_path / "elsewhere")
+    assert found[0] is not None
+    assert found[0].fitted_score is not None
+    assert found[1] == found[0]
+
+
 def test_no_tissue_has_no_fitted_score(thin_model: Model, tmp_path: Path) -> None:
     glass = write_slide(tmp_path / "glass.tif", np.full((400, 400, 3), 244, np.uint8))
     result = scan_darkness(glass, tmp_path / "h.zarr", model=thin_model, score_model=_score_model(tmp_path / "s.json")).result

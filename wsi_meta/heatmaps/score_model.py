@@ -23,6 +23,7 @@ from wsi_meta.words import first_line, from_json
 
 __all__ = [
     "FEATURES",
+    "ScoreFile",
     "ScoreModel",
     "SlideScore",
     "fitted_score",
@@ -91,6 +92,15 @@ class ScoreModel:
         return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
+@dataclass(frozen=True)
+class ScoreFile:
+    """A score model, and the file that it was read from once: that may be replaced or moved afterwards."""
+
+    name: str
+    sha256: str
+    model: ScoreModel
+
+
 def score_heatmap(heatmap: str | Path | Heatmap, *, score_model: str | Path | None = None) -> SlideScore:
     """Score a slide from its heatmap.
 
@@ -115,31 +125,25 @@ def score_heatmap(heatmap: str | Path | Heatmap, *, score_model: str | Path | No
     loaded = None if score_model is None else score_model_for(score_model, kind, of)
     heatmap = open_sound(heatmap)
     features = map_features(heatmap)
-    fitted = None if loaded is None else loaded.probability(features)
+    fitted = None if loaded is None else loaded.model.probability(features)
     record, pieces = heatmap.record, score_pieces(heatmap)
     return SlideScore(record.slide.name, features["score"], fitted, heatmap.finished, record.verdict, features, pieces)
 
 
-def fitted_score(heatmap: Heatmap, score_model: str | Path) -> dict[str, Any]:
+def fitted_score(heatmap: Heatmap, score_file: ScoreFile) -> dict[str, Any]:
     """Return what a store keeps of a fitted score.
 
     Parameters
     ----------
-    score_model : file from :func:`wsi_meta.fit_score`
+    score_file : from :func:`score_model_for`
 
     Returns
     -------
     dict of plain JSON values: ``score`` (None where nothing was scanned), and the score model's ``file`` name and ``sha256``.
-
-    Raises
-    ------
-    DataError
-        when `score_model` is not such a file.
     """
-    loaded, path = load_score_model(score_model), Path(score_model)
     features = _features(heatmap)
-    score = None if features is None else loaded.probability(features)
-    return {"score": score, "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    score = None if features is None else score_file.model.probability(features)
+    return {"score": score, "file": score_file.name, "sha256": score_file.sha256}
 
 
 def map_features(heatmap: Heatmap) -> dict[str, float]:
@@ -171,7 +175,7 @@ def how_maps_differ(here: dict[str, Any], there: dict[str, Any]) -> str:
     return ", ".join(f"{name} {str(here[name])[:12]} and {str(there.get(name))[:12]}" for name in names)
 
 
-def score_model_for(path: str | Path, kind: dict[str, Any], of: str) -> ScoreModel:
+def score_model_for(path: str | Path, kind: dict[str, Any], of: str) -> ScoreFile:
     """Read a file from :func:`wsi_meta.fit_score` that is to score maps of a kind.
 
     Parameters
@@ -184,19 +188,19 @@ def score_model_for(path: str | Path, kind: dict[str, Any], of: str) -> ScoreMod
     DataError
         when it is not such a file, or was fitted to maps of another kind.
     """
-    model = load_score_model(path)
-    if model.maps is not None and (told := how_maps_differ(model.maps, kind)):
+    read = load_score_model(path)
+    if read.model.maps is not None and (told := how_maps_differ(read.model.maps, kind)):
         raise DataError(
             f"{path}: fitted to other maps than {of}: {told}; fit a score to maps of this kind (wsi-meta fit-score)"
         )
-    return model
+    return read
 
 
-def load_score_model(path: str | Path) -> ScoreModel:
+def load_score_model(path: str | Path) -> ScoreFile:
     """Read a file from :func:`wsi_meta.fit_score`; DataError when it is not one."""
     path = as_path("score model", path)
     try:
-        content = from_json(path.read_text(encoding="utf-8"))
+        content = from_json((written := path.read_bytes()).decode())
         if content.pop("format") != FORMAT:
             raise ValueError("another format")
         model = ScoreModel(**content)
@@ -211,7 +215,7 @@ def load_score_model(path: str | Path) -> ScoreModel:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         told = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(f"{path}: not a score model ({told}); expected a file from 'wsi-meta fit-score'") from error
-    return model
+    return ScoreFile(path.name, hashlib.sha256(written).hexdigest(), model)
 
 
 def _features(heatmap: Heatmap) -> dict[str, float] | None:

@@ -91,7 +91,7 @@ class Scanner:
         options = ScanOptions(mode, stride_px, compiled, uncertainty, block_px, workers, scheduler)
         if predictor is not None and (model is not None or asked != InferenceOptions()):
             raise OptionsError("predictor: has its own model, device, precision, batch size and tta; expected one or the other")
-        self._score_model, self._progress = score_model, progress if callable(progress) else truth("progress", progress)
+        self._progress = progress if callable(progress) else truth("progress", progress)
         self._threads = Threads()
         self.networks = Networks(model, predictor, self._threads)
         warn_of_useless(self.networks.card, self.networks.path, TRAIN_AGAIN)
@@ -100,7 +100,7 @@ class Scanner:
         self._last: Turn | None = None
         self.journal = Journal() if journal is None else journal
         self.options = options if predictor is None else options_of(predictor, options)
-        self._late, self._engine = self._resolve(asked, predictor)
+        self._late, self._engine = self._resolve(asked, predictor, score_model)
 
     def scan(
         self,
@@ -141,8 +141,8 @@ class Scanner:
             if not heatmap.finished:
                 heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn, self.journal, source.path))
             refuse_nothing(heatmap, source.path)
-            if self._score_model is not None:
-                heatmap = heatmap.write_fitted_score(fitted_score(heatmap, self._score_model))
+            if self._score_file is not None:
+                heatmap = heatmap.write_fitted_score(fitted_score(heatmap, self._score_file))
             tell_end(self.note, heatmap, source.path, opened, turn)
             return heatmap
 
@@ -208,13 +208,16 @@ class Scanner:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _resolve(self, asked: InferenceOptions, predictor: Predictor | None) -> tuple[LatePlan, Engine]:
-        """Return the plan, and the engine that the blocks run on."""
+    def _resolve(
+        self, asked: InferenceOptions, predictor: Predictor | None, score: str | Path | None
+    ) -> tuple[LatePlan, Engine]:
+        """Return the plan, and the engine that the blocks run on; read the score model, once for all scans."""
         asked = asked if predictor is not None else fit_to_model(asked, self.networks.card)
         mode = choose_mode(self.options, self.networks.card, views=asked.views if predictor is None else predictor.views)
-        if self._score_model is not None:  # refused before the work, not after it
+        self._score_file = None
+        if score is not None:  # refused before the work, not after it
             kind = {"model": self.networks.hash(), "mode": mode, "stride_px": self.options.stride_px}
-            score_model_for(self._score_model, kind, "this scan's")
+            self._score_file = score_model_for(score, kind, "this scan's")
         engine = _make_engine(self.options, asked, self.networks, self._threads)
         late = LatePlan(self.options, mode, asked, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
         try:
@@ -265,10 +268,7 @@ class Scanner:
         give_back_memory()
         compiled = choose_compiled(self.plan, int(cells.sum()), there, self._engine.compiler_found, self.note)
         record = make_record(slide, model, self.plan, grid, tissue, compiled=compiled, there=there)
-        if there is not None:
-            heatmap = continue_or_refuse(there, record, cells)
-        else:
-            heatmap = Heatmap.create(out, record, cells, overwrite=overwrite)
+        heatmap = continue_or_refuse(there, record, cells) if there else Heatmap.create(out, record, cells, overwrite=overwrite)
         if not heatmap.finished:
             self.note(describe_tissue(tissue, slide))
         return heatmap
