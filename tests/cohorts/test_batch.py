@@ -71,17 +71,22 @@ def test_no_slide_ends_the_batch(tmp_path: Path, darkness: DarknessPredictor) ->
 def test_the_program_around_may_go_to_another_folder(
     tmp_path: Path, thin_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table lacked all rows, and later maps went where the folder's name led by then."""
+    """The table lacked all rows, later maps went where the folder's name led by then, and other slides were taken."""
 
     class Leaving(DarknessPredictor):
         def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
             os.chdir(tmp_path / "elsewhere")
             return super().look(patch)
 
-    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate("abc")]
+    for seed, name in enumerate("abc"):
+        write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed))
     (tmp_path / "elsewhere" / "out").mkdir(parents=True)
+    write_slide(tmp_path / "elsewhere" / "c.tif", texture(64, 64, 9))
+    (tmp_path / "m.csv").write_text("slide,patient\nc.tif,7\n")
     monkeypatch.chdir(tmp_path)
-    rows = scan_slides(slides, "out", predictor=Leaving(thin_model))
+    rows = scan_slides(["a.tif", "b.tif"], "out", manifest="m.csv", predictor=Leaving(thin_model))
+    assert [row["slide"] for row in rows] == [str(tmp_path / f"{name}.tif") for name in "abc"]
+    assert rows[2]["scanned"] > 4, "not the small one"
     assert [row["heatmap"] for row in rows] == [str(tmp_path / "out" / f"{name}.zarr") for name in "abc"]
     assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 4
     assert not list((tmp_path / "elsewhere" / "out").iterdir())

@@ -15,9 +15,9 @@ from wsi_meta.cohorts.jobs import Job, SlideSettings, groups_of
 from wsi_meta.cohorts.request import Batch, Request
 from wsi_meta.cohorts.run_summary import Run, logged_run
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError
-from wsi_meta.files.address import Address, SlidePath
+from wsi_meta.files.address import Address, SlidePath, several, slide_path
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs.paths import real_path, told_by_the_system
+from wsi_meta.outputs.paths import as_path, real_path, told_by_the_system
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import Turn, interrupt_all
 from wsi_meta.words import counted, first_line, one_line, out_of_memory, printable
@@ -90,10 +90,18 @@ def scan_slides(
         when both a scanner and settings for one are given, or the settings do not go together; when several slides would have
         one file as their tissue mask.
     """
-    open_scanner, of_slide = opener(scanner, settings), SlideSettings(mpp, reader, tissue_mask, overwrite)
-    asked = settings if scanner is None else None
-    request = Request(slides, out, of_slide, manifest, recursive, extensions, shard, stage, asked)
+    settings |= {name: _from_anywhere(name, settings[name]) for name in ("model", "score_model") if name in settings}
+    open_scanner = opener(scanner, settings)
+    of_slide = SlideSettings(mpp, reader, _from_anywhere("tissue mask", tissue_mask), overwrite)
+    slides, asked = [slide_path(slide).absolute() for slide in several(slides)], settings if scanner is None else None
+    request = Request(slides, out, of_slide, _from_anywhere("manifest", manifest), recursive, extensions, shard, stage, asked)
     return scan_batch(request.batch(), open_scanner)
+
+
+def _from_anywhere(name: str, given: Any) -> Any:
+    """Return a path so that it means the same when the program around went to another folder; words and other things stay."""
+    is_path = isinstance(given, str | Path) and str(given) not in ("", "none", "default")
+    return as_path(name.replace("_", " "), given).absolute() if is_path else given
 
 
 def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
