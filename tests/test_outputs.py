@@ -254,6 +254,9 @@ def test_a_folder_is_filled_beside_its_place_and_goes(tmp_path: Path) -> None:
         assert foreign.exists()
         (made / "file").write_text("y")
     assert sorted(tmp_path.iterdir()) == sorted([new, foreign])
+    with filled_folder(tmp_path / "out", alone=True):
+        assert not new.exists(), "nobody else can be at work"
+    assert sorted(tmp_path.iterdir()) == [foreign]
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with (
         pytest.raises(OutputPathError, match=r"out: cannot be written \(No space left on device\)"),

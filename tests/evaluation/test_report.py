@@ -401,6 +401,7 @@ def test_overwrite_replaces_a_report(written: Path, model: Model, valid: Patches
 
     with pytest.raises(OutputExistsError, match="--overwrite"):
         write_report(out, subject, evaluation_of(valid, WRONG_ON_TWO))
+    (tmp_path / ".report.0123456789ab.partial").mkdir()  # a killed evaluation left it
     page = write_report(out, subject, evaluation_of(valid, WRONG_ON_TWO), overwrite=True, pictures=UNPAINTED)
 
     assert "second" in page.read_text()

@@ -36,8 +36,8 @@ from wsi_meta.models.model import model_path
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.kept_files import refuse_inside_store
-from wsi_meta.outputs.paths import as_path, real_path
-from wsi_meta.outputs.writing import filled_folder, finish_replacing, remove_leftovers, replace_files, written_whole
+from wsi_meta.outputs.paths import as_path
+from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.words import counted, some_of
@@ -173,9 +173,8 @@ def _claimed(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     refuse_inside_store(folder / RECORD)
     with locked(folder):
         finish_replacing(folder, _names())
-        remove_leftovers(real_path(folder))  # gigabytes that a killed sampling left: no other one is at work
         _check_out(folder, overwrite=overwrite)
-        with filled_folder(folder) as partial:
+        with filled_folder(folder, alone=True) as partial:
             yield partial
 
 

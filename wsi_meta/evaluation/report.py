@@ -136,11 +136,10 @@ def write_report(
         when a patch cannot be read again.
     """
     out = check_report(out, overwrite=overwrite)
-    with filled_folder(out) as made:
+    with locked(out), filled_folder(out, alone=True) as made:
         _fill(made, subject, evaluation, pictures or Pictures())
-        with locked(out):
-            _refuse_other(out, overwrite=overwrite)  # it may have come meanwhile
-            replace_files(made, out, NAMES)
+        _refuse_other(out, overwrite=overwrite)  # it may have come meanwhile
+        replace_files(made, out, NAMES)
     return out / PAGE
 
 

@@ -134,12 +134,11 @@ def check_export(
 def write_exported(model: Model, out: Path, kind: str) -> Exported:
     """Write a loaded model as :func:`export_model` does, over an older one, whole or not at all; `kind` is the format."""
     names, network = FORMATS[kind], calibrated_network(model)
-    with filled_folder(out) as made:
+    with locked(out), filled_folder(out, alone=True) as made:
         apart, limit = (_write_script if kind == "torchscript" else _write_onnx)(made, model, network)
         if not apart <= limit:
             raise ModelFileError(f"{model.path}: as {kind} its logits differ by {apart:.2g}; expected {limit:.1g} at most")
-        with locked(out):
-            replace_files(made, out, names)
+        replace_files(made, out, names)
     return Exported(tuple(out / name for name in names), apart, limit)
 
 

@@ -97,10 +97,14 @@ def remove_empty(folder: Path) -> None:
 
 
 @contextmanager
-def filled_folder(out: Path) -> Iterator[Path]:
+def filled_folder(out: Path, *, alone: bool = False) -> Iterator[Path]:
     """Yield a new, hidden folder to fill, beside `out` or what that links to; its files are then moved, and it goes in the end.
 
     Those that killed processes left there go first.
+
+    Parameters
+    ----------
+    alone : whether the lock on `out` is held: then even the newest of them is nobody's
 
     Raises
     ------
@@ -110,7 +114,7 @@ def filled_folder(out: Path) -> Iterator[Path]:
     place = real_path(out)  # . has no name
     made = place.with_name(f".{place.name}.{unique_name()}.partial")
     try:
-        remove_leftovers(place, older_s=ABANDONED_S)
+        remove_leftovers(place, older_s=0.0 if alone else ABANDONED_S)
         made.mkdir()
         yield made
     except OutputPathError as error:  # names what the caller knows, and not the hidden folder
