@@ -7,6 +7,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
+
 from wsi_meta.cohorts.inputs import SlideInput
 from wsi_meta.cohorts.jobs import SlideSettings, jobs_of
 from wsi_meta.cohorts.retry import retry_command, shell_word
@@ -55,6 +57,7 @@ def test_of_one_slide_it_makes_no_table(tmp_path: Path) -> None:
 def test_settings_that_are_no_words() -> None:
     assert retry_command(Path("a.tif"), Path("a.zarr"), {"scheduler": object()}) is None
     assert retry_command(Path("a.tif"), Path("a.zarr"), {"predictor": object()}) is None
+    assert retry_command(Path("a.tif"), Path("a.zarr"), {"tissue_mask": np.ones((5, 5), bool)}) is None
 
 
 def test_any_name_is_one_word_of_a_shell() -> None:

@@ -81,6 +81,8 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
     for name, value in settings.items():
         value = value.path if isinstance(value, Model) and not value.card.foreign else value
         usual = (*USUAL.get(name, ()), *((known[name].default,) if name in known else (None, False)))
+        if getattr(value, "ndim", 0):  # such as a tissue mask, which equals nothing
+            raise TypeError(name)
         if name in BLIND or isinstance(value, UsualMpp) or any(value is each or value == each for each in usual):
             continue
         word = f"--{NAMES.get(name, name).replace('_', '-')}"
