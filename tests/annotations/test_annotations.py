@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +392,14 @@ def test_an_origin_that_is_no_place_is_refused(tmp_path: Path, origin: Any) -> N
     assert read_annotations(path, origin=(1, 2)).tumor[0].vertices[0].tolist() == [1, 2]
     with pytest.raises(OptionsError, match=r"origin .*; expected x and y in pixels"):
         read_annotations(path, origin=origin)
+
+
+def test_a_downsample_of_any_kind_is_taken_by_its_decimals() -> None:
+    """A float16's binary digits moved what lies far from the corner; a Decimal ended in a traceback."""
+    drawn = Annotations((Outline(_square(40_000, 0, 40)),))
+    asked: tuple[Any, ...] = (np.float16(20.1), Decimal("20.1"))
+    for downsample in asked:
+        assert np.array_equal(drawn.mask((2, 2200), downsample), drawn.mask((2, 2200), 20.1))
 
 
 @pytest.mark.parametrize(

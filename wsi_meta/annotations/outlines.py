@@ -90,7 +90,7 @@ class Annotations:
         """
         height, width = (whole_number("shape", side, WINDOW, least=0) for side in numbers("shape", shape, 2, WINDOW))
         x, y = (whole_number("corner", place, CORNER) for place in numbers("corner", corner, 2, CORNER))
-        if number("downsample", downsample, PIXEL) <= 0:
+        if (downsample := number("downsample", downsample, PIXEL)) <= 0:
             raise OptionsError(f"downsample {shown(downsample)}; expected {PIXEL}")
         shape, corner = (height, width), (x, y)
         drawn = [fill_outlines(outlines, shape, downsample, corner=corner) for outlines in (self.tumor, self.excluded)]
