@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -208,6 +210,30 @@ def test_what_waits_in_line_is_stopped_too(slides: dict[str, Path], thin_model: 
         for one in scans:
             with pytest.raises(InterruptedError):
                 one.result(WAIT_S)
+
+
+@pytest.mark.parametrize("by_signal", [False, True])
+def test_closed_within_its_own_scan_it_waits_for_nobody(
+    by_signal: bool, slides: dict[str, Path], thin_model: Model, tmp_path: Path
+) -> None:
+    """As a service does that is told to end: it waited for ever for the scan that the handler had interrupted."""
+
+    def end(*_now: object) -> None:
+        if by_signal:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        else:
+            scanner.close()
+
+    scanner = Scanner(model=thin_model, block_px=64, workers=1, progress=end, **COMMON)
+    before = signal.signal(signal.SIGUSR1, lambda *_: scanner.close())
+    try:
+        with pytest.raises(InterruptedError, match="what is finished is kept"):
+            scanner.scan(slides["large"], tmp_path / "h.zarr")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(OptionsError, match="closed"):
+        scanner.scan(slides["small"], tmp_path / "h.zarr")
+    scanner.close()
 
 
 def test_a_closed_scanner_says_so(slides: dict[str, Path], thin_model: Model, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from wsi_meta.scanning.engine import Engine, LocalEngine, SlideCopy, SlideScan, 
 from wsi_meta.scanning.identity import cells_of, continue_or_refuse, find_store, keep_effort, make_record, refuse_other_slide
 from wsi_meta.scanning.networks import Networks, choose_compiled
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
-from wsi_meta.scanning.threads import Threads, Turn, interrupt_all
+from wsi_meta.scanning.threads import Threads, Turn, Visits, interrupt_all
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import BLOCK_PX
 from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask, describe_tissue
@@ -91,11 +91,11 @@ class Scanner:
         options = ScanOptions(mode, stride_px, compiled, uncertainty, block_px, workers, scheduler)
         if predictor is not None and (model is not None or asked != InferenceOptions()):
             raise OptionsError("predictor: has its own model, device, precision, batch size and tta; expected one or the other")
-        self._progress = progress if callable(progress) else truth("progress", progress)
+        self._visits, self._lining_up, self._closed = Visits(), threading.RLock(), False
+        self._progress = self._visits.counted(progress) if callable(progress) else truth("progress", progress)
         self._threads = Threads()
         self.networks = Networks(model, predictor, self._threads)
         warn_of_useless(self.networks.card, self.networks.path, TRAIN_AGAIN)
-        self._idle, self._in_work, self._closed = threading.Condition(), 0, False
         self._turns: WeakSet[Turn] = WeakSet()
         self._last: Turn | None = None
         self.journal = Journal() if journal is None else journal
@@ -153,21 +153,25 @@ class Scanner:
         ----------
         place : which slide of how many it is, ``[3/12]``, as bars show it
         """
-        with self._idle:
+        with self._lining_up:
             self._last = Turn(self._last, self.journal.most_ahead(self._engine.prepared_ahead), place=place)
             self._turns.add(self._last)
             return self._last
 
     def stop(self) -> None:
-        """End all scans that are in work or in line, from another thread, as Ctrl-C does; later ones may begin."""
-        interrupt_all(self._turns)
+        """End all scans that are in work or in line, from any thread, as Ctrl-C does; later ones may begin."""
+        with self._lining_up:
+            interrupt_all(self._turns)
 
     def close(self) -> None:
-        """End what is in work, then let go of model, predictors, threads and slides."""
-        with self._idle:
-            self._closed = True
-            self.stop()
-            self._idle.wait_for(lambda: not self._in_work)
+        """End what is in work, then let go of model, predictors, threads and slides.
+
+        Within a scan, from its progress function or a handler of signals, it returns at once; call it again to let go.
+        """
+        self._closed = True
+        self.stop()
+        if not self._visits.ended():
+            return
         self._engine.close()
         self._threads.close()
         self.networks.close()
@@ -233,24 +237,20 @@ class Scanner:
     def _working(self, turn: Turn | None, slide: SlidePath) -> Iterator[Turn]:
         """Wait for the scan before to begin; whatever happens, let the next one go on."""
         turn = turn or self.line_up()
-        with self._idle:
-            self._in_work += 1
-        try:
-            if self._closed:
-                raise OptionsError("the scanner is closed; make another one")
-            turn.prepare()
-            turn.meter.start()
-            level = logging.INFO if turn.place else logging.DEBUG  # who asked for one slide knows which
-            self.note(f"{turn.place} {slide}", level=level, event="slide begun", place=turn.place, slide=str(slide))
-            yield turn
-        except BaseException:
-            turn.stop.set()
-            raise
-        finally:
-            turn.end()
-            with self._idle:
-                self._in_work -= 1
-                self._idle.notify_all()
+        with self._visits.inside():
+            try:
+                if self._closed:
+                    raise OptionsError("the scanner is closed; make another one")
+                turn.prepare()
+                turn.meter.start()
+                level = logging.INFO if turn.place else logging.DEBUG  # who asked for one slide knows which
+                self.note(f"{turn.place} {slide}", level=level, event="slide begun", place=turn.place, slide=str(slide))
+                yield turn
+            except BaseException:
+                turn.stop.set()
+                raise
+            finally:
+                turn.end()
 
     def _begin(self, slide: Slide, out: Path, tissue_mask: TissueSource, meter: Meter, *, overwrite: bool) -> Heatmap:
         """Find tissue while the model is loaded; then open the store of this very scan, or make it."""

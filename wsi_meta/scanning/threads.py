@@ -11,13 +11,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
 from wsi_meta.heatmaps.effort import Meter, ScanEffort
 
-__all__ = ["PIECES_AHEAD", "Stop", "Threads", "Turn", "interrupt_all"]
+__all__ = ["PIECES_AHEAD", "Stop", "Threads", "Turn", "Visits", "interrupt_all"]
 
 PIECES_AHEAD = 2
 """Pieces of a block's image that are read while another is computed."""
@@ -122,6 +123,40 @@ def interrupt_all(turns: Iterable[Turn]) -> None:
         turn.stop.set()
     for turn in turns:
         turn.interrupt()
+
+
+class Visits:
+    """The threads that are in scans at the moment, of a scanner that is closed when they have left."""
+
+    def __init__(self) -> None:
+        self._changed, self._inside = threading.Condition(), list[int]()
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Count this thread."""
+        here = threading.get_ident()
+        with self._changed:
+            self._inside.append(here)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside.remove(here)
+                self._changed.notify_all()
+
+    def counted(self, tell: Callable[..., None]) -> Callable[..., None]:
+        """Return a function of the program's that counts the thread of a scan which calls it."""
+
+        def told(*now: object) -> None:
+            with self.inside():
+                tell(*now)
+
+        return told
+
+    def ended(self) -> bool:
+        """Wait until no thread is in a scan; return False at once in one that is, in a handler of signals: it is not over."""
+        with self._changed:
+            return threading.get_ident() not in self._inside and self._changed.wait_for(lambda: not self._inside)
 
 
 class Threads:
