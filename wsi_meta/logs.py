@@ -10,8 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.outputs.checks import check_output
 from wsi_meta.words import printable
 
-__all__ = ["Console", "LogFile", "is_quiet", "on_terminal", "show_lines", "shown_line", "silenced"]
+__all__ = ["Console", "LogFile", "is_quiet", "on_terminal", "show_lines", "shown_line"]
 
 LOG_BEGINS = {
     True: re.compile(rb'\{"time": "\d{4}-'),
@@ -135,18 +134,3 @@ def on_terminal() -> bool:
 def is_quiet() -> bool:
     """Tell whether the command line was asked to show warnings and errors only."""
     return any(isinstance(handler, Console) and handler.level > logging.INFO for handler in logger.handlers)
-
-
-@contextmanager
-def silenced(name: str) -> Iterator[None]:
-    """Keep what a logger and those below it record off the screen for a while.
-
-    By its level, which the loggers below it take over; were it disabled, they would still show theirs.
-    """
-    silent = logging.getLogger(name)
-    before = silent.level
-    silent.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        silent.setLevel(before)

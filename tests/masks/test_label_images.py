@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +16,7 @@ from PIL import Image, ImageFile
 from slide_files import rename_tag, with_undefined_code
 
 from wsi_meta.errors import DataError
-from wsi_meta.files.process_settings import whole_pictures
+from wsi_meta.files.process_settings import Silence, no_warnings, whole_pictures
 from wsi_meta.masks.label_images import read_one_label
 from wsi_meta.masks.tumor_masks import read_mask, tumor_squares
 
@@ -247,6 +249,20 @@ def test_pillow_has_its_setting_back_after_the_last_of_several_pictures(monkeypa
             seen.append(ImageFile.LOAD_TRUNCATED_IMAGES)
 
     assert [*seen, ImageFile.LOAD_TRUNCATED_IMAGES] == [False, True]
+
+
+def test_a_program_has_its_warnings_and_logs_back_after_several_threads() -> None:
+    """Each put back what it had found: the last one, what the first had changed. All warnings were ignored from then on."""
+    silence, filters, seen = Silence("wsi_meta.tests"), list(warnings.filters), []
+    for held in (no_warnings, silence.held):
+        with ExitStack() as first, ExitStack() as second:
+            first.enter_context(held())
+            second.enter_context(held())
+            first.close()
+            seen.append((warnings.filters[0][0], logging.getLogger("wsi_meta.tests").level > logging.CRITICAL))
+    assert seen == [("ignore", False), (filters[0][0], True)]
+    assert warnings.filters == filters
+    assert logging.getLogger("wsi_meta.tests").level == logging.NOTSET
 
 
 def test_damaged_headers_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from wsi_meta.checkup import machine
 from wsi_meta.checkup.findings import Checkup, Part, looked_at
 from wsi_meta.errors import OutputPathError, truth
 from wsi_meta.files.locks import own_folder
-from wsi_meta.logs import silenced
+from wsi_meta.files.process_settings import Silence
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.progress import note
 
@@ -67,6 +67,8 @@ class Looks:
 
 
 USUAL_LOOKS = Looks()
+_silence = Silence("wsi_meta")
+"""For warnings about slides, which are drawn here, and odd on purpose."""
 
 
 def doctor(out: str | Path = ".", *, scheduler: str | None = None, self_test: bool = True, progress: bool = False) -> Checkup:
@@ -106,7 +108,7 @@ def look_at_all(
         parts.append(looked_at(name, look, driver) if torch_works else Part(name, {}, (NO_TORCH,)))
     parts.append(looked_at("openslide", _openslide, "install openslide-python and openslide-bin again"))
     temporary = _temporary_folder()
-    with silenced("wsi_meta"):  # warnings are about slides, which here are drawn, and odd on purpose
+    with _silence.held():
         parts.append(_in_scratch("decoders", temporary, lambda _folder, scratch: _decoders(scratch), REINSTALL))
     output = _in_scratch("output", out, looks.output, "choose another --out")
     parts.append(output)
@@ -116,7 +118,7 @@ def look_at_all(
         note("scanning a drawn slide, which takes some seconds", enabled=progress)
         # in the output folder, where a store on a network would fail too; elsewhere where that one is broken
         where = temporary if output.problems else out
-        with silenced("wsi_meta"):
+        with _silence.held():
             parts.append(_in_scratch("self_test", where, lambda _folder, scratch: looks.self_test(scratch), REINSTALL))
     else:
         parts.append(Part("self_test", {}, (NO_TORCH if self_test else "left out",)))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.logs import silenced
+from wsi_meta.files.process_settings import Silence, no_warnings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["run_onnx", "write_onnx"]
 
 OPSET = 18
-CHATTY = "torch.onnx._internal.exporter._registration"
+_silence = Silence("torch.onnx._internal.exporter._registration")
 """Logs that torchvision is missing, which nothing here needs."""
 INPUT, OUTPUTS = "pixels", ["logits", "probability"]
 
@@ -39,8 +38,7 @@ def write_onnx(path: Path, network: nn.Module, model: Model) -> None:
 
     side = model.card.preprocessing.patch_px
     pixels = torch.zeros((2, side, side, 3), dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings(), silenced(CHATTY):
-        warnings.simplefilter("ignore")  # of what the exporter itself will change one day
+    with torch.no_grad(), no_warnings(), _silence.held():  # of what the exporter itself will change one day
         program: Any = torch.onnx.export(
             pixels_network(network, model),
             (pixels,),

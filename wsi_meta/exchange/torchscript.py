@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import torch
 from torch import nn
 
 from wsi_meta.errors import ModelFileError
+from wsi_meta.files.process_settings import no_warnings
 from wsi_meta.models.weights_file import CODE, refuse_damage
 from wsi_meta.words import first_line
 
@@ -24,6 +22,8 @@ BEYOND_NUMBERS = re.compile(
     rb"__setstate__|\btorch\.(save|from_file)\b|\bops\.(?!prim\b|aten\b)\w+\.\w+|\bops\.aten\.(save|from_file)\b"
 )
 """What a program must not do: run when it is opened, reach files, or call operators that are not torch's own."""
+DEPRECATED = ".*torch.jit"
+"""How torch warns of TorchScript: WSInfer takes nothing else."""
 LARGEST_CODE = 1 << 26
 """Bytes of program that are looked through."""
 
@@ -49,7 +49,7 @@ def load_script(path: Path) -> Any:
             raise ModelFileError(
                 f"{path}: its program calls '{found[0].decode()}'; expected a network that only computes, by torch's operators"
             )
-        with _quiet():
+        with no_warnings(DEPRECATED):
             return torch.jit.load(str(path), map_location="cpu").eval()
     except ModelFileError:
         raise
@@ -67,7 +67,7 @@ def script_logits(script: Any, inputs: torch.Tensor, source: object) -> torch.Te
     """
     try:
         unoptimised = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]  # optimising outlasts a few runs
-        with torch.inference_mode(), _quiet(), unoptimised:
+        with torch.inference_mode(), no_warnings(DEPRECATED), unoptimised:
             found = script(inputs.contiguous())
     except Exception as error:  # whatever the program of a script raises
         raise ModelFileError(f"{source}: fails on patches {tuple(inputs.shape)} ({first_line(error)})") from error
@@ -82,16 +82,8 @@ def script_logits(script: Any, inputs: torch.Tensor, source: object) -> torch.Te
 def write_script(path: Path, network: nn.Module, patch_px: int) -> None:
     """Write a network as TorchScript, by a trace: it takes float32 (n, 3, patch_px, patch_px), for any n."""
     written = io.BytesIO()  # torch's own writer ends the process where the disk is full
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), no_warnings(DEPRECATED):
         torch.jit.save(
             torch.jit.trace(network, torch.zeros((2, 3, patch_px, patch_px), dtype=torch.float32), check_trace=False), written
         )
     path.write_bytes(written.getvalue())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch from warning of TorchScript: WSInfer takes nothing else."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit")
-        yield

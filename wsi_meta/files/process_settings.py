@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Setting", "SharedSettings", "whole_pictures"]
+__all__ = ["Setting", "SharedSettings", "Silence", "no_warnings", "whole_pictures"]
 
 
 class Setting(NamedTuple):
@@ -72,8 +74,58 @@ class SharedSettings:
         self._entrance, self._left, self._holders = threading.Lock(), threading.Condition(), set()
 
 
-_truncated = SharedSettings()
-"""It is no state: nothing is changed but while reading."""
+class Silence:
+    """Keeps what a logger and those below it record off the screen while it is held, by any number of threads.
+
+    By its level, which the loggers below it take over; were it disabled, they would still show theirs.
+
+    Parameters
+    ----------
+    name : of the logger
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger, self._level = logging.getLogger(name), SharedSettings()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the logger silent; the level is put back after the last thread."""
+        with self._level.holding("silent", self._levels):
+            yield
+
+    def _levels(self) -> list[Setting]:
+        return [Setting(lambda: self._logger.level, self._logger.setLevel, logging.CRITICAL + 1)]
+
+
+_truncated, _warned = SharedSettings(), SharedSettings()
+"""They are no state: nothing is changed but while they are held."""
+
+
+@contextmanager
+def no_warnings(message: str = "") -> Iterator[None]:
+    """Let Python's warnings be ignored, from any number of threads. The filters are put back after the last of them.
+
+    Python's own ``catch_warnings``, of two threads at once, may leave the whole program without warnings for good.
+
+    Parameters
+    ----------
+    message : pattern of how those begin that are ignored; not to be nested with another one
+    """
+    with _warned.holding(message, partial(_warning, message)):
+        yield
+
+
+def _warning(message: str) -> list[Setting]:
+    caught = ExitStack()
+
+    def ignore(wanted: bool) -> None:
+        if wanted:
+            caught.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message)
+        else:
+            caught.close()
+
+    return [Setting(lambda: False, ignore, True)]
 
 
 @contextmanager

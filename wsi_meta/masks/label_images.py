@@ -8,7 +8,6 @@ palettes, planes that are stored one behind the other, and alpha. TIFF (with or 
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import DataError
-from wsi_meta.files.process_settings import whole_pictures
+from wsi_meta.files.process_settings import no_warnings, whole_pictures
 from wsi_meta.masks.mask_pages import MOST_PACKED, check_page, refuse_larger
 from wsi_meta.tiffs.pixel_form import OtherFormError, exif_orientation, refuse_turned
 from wsi_meta.tiffs.tags import ORIENTATION, is_tiff
@@ -228,7 +227,7 @@ def _of_picture(path: Path) -> LabelImage:
             image = kind(path)
         except SyntaxError:
             continue  # of another kind
-        with image, warnings.catch_warnings(action="ignore"):
+        with image, no_warnings():
             if image.width * image.height > 8 * MOST_PACKED * path.stat().st_size:
                 raise ValueError(f"{image.width} x {image.height} px in {path.stat().st_size} bytes: damaged")
             if getattr(image, "n_frames", 1) > 1:

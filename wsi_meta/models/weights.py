@@ -8,7 +8,6 @@ import logging
 import math
 import pickle
 import re
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
+from wsi_meta.files.process_settings import no_warnings
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.weights_file import check_written, holds_pickle, refuse_damage, refuse_script, refuse_text
 from wsi_meta.words import first_line
@@ -202,8 +202,8 @@ def _load_pickled(path: Path) -> Any:
 
     if zipfile.is_zipfile(path):
         refuse_damage(path)
-    with warnings.catch_warnings(), path.open("rb") as file:  # by its name, torch would take some files for safetensors
-        warnings.simplefilter("ignore")  # torch warns about old pickles and then refuses them
+    # torch warns about old pickles and then refuses them; by their names, it would take some files for safetensors
+    with no_warnings(), path.open("rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 

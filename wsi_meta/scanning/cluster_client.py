@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 from distributed import Client
 
 from wsi_meta.errors import DeviceError
+from wsi_meta.files.process_settings import no_warnings
 from wsi_meta.versions import library_versions
 from wsi_meta.words import first_line, from_json
 
@@ -108,8 +108,7 @@ def look_at_cluster(
     Facts as plain JSON values; the same in one line; problems, a line each. None of them names a host.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # dask warns of other versions, which are compared here
+        with no_warnings():  # dask warns of other versions, which are compared here
             answers, threads = asyncio.run(asyncio.wait_for(_ask_workers(address, limit_s), limit_s))
     except ValueError as error:
         told = f"no address of a scheduler ({first_line(error)})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from wsi_meta.files.process_settings import no_warnings
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.options import compiler_errors, compiler_found
@@ -63,7 +63,7 @@ class _Recorded:
 
     def _record(self, *inputs: torch.Tensor) -> Callable[..., torch.Tensor]:
         kept = [buffer.clone() for buffer in self._network.buffers()]
-        with warnings.catch_warnings(action="ignore"):  # torch tells once that the gradients come from another stream
+        with no_warnings():  # torch tells once that the gradients come from another stream
             recorded = torch.cuda.make_graphed_callables(
                 PatchLogits(self._network), tuple(pictures.clone() for pictures in inputs)
             )
