@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -101,6 +102,23 @@ def test_the_next_slide_is_prepared_while_one_is_computed(slides: list[Path], tm
 
         assert list(pool.map(go, range(2))) == [True, True]
     assert order == ["tissue a", "tissue b", "block", "block"]
+
+
+def test_what_fails_before_its_scan_holds_up_nobody(
+    slides: list[Path], tmp_path: Path, thin_model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All slides after it waited for ever."""
+
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().endswith("line 2 of m.csv"):
+                raise RuntimeError("the program's own handler")
+
+    (tmp_path / "m.csv").write_text("slide\n" + "".join(f"{slide}\n" for slide in slides[:3]))
+    monkeypatch.setattr(logging.getLogger("wsi_meta"), "handlers", [Failing()])
+    caplog.set_level(logging.INFO, "wsi_meta")
+    rows = scan_slides([], tmp_path / "out", manifest=tmp_path / "m.csv", predictor=DarknessPredictor(thin_model))
+    assert [row["error_kind"] for row in rows] == ["RuntimeError", None, None]
 
 
 def test_an_interrupt_ends_all_of_it(slides: list[Path], tmp_path: Path, thin_model: Model) -> None:

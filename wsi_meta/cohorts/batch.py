@@ -236,10 +236,13 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
 def _scan(scanner: Scanner, job: Job, turn: Turn, copies: Staging) -> Heatmap:
     """Scan one slide, from its copy where there is one, in its turn."""
     slide = job.slide
-    if slide.told:
-        scanner.note(f"{turn.place} {slide.path}: {slide.told}".lstrip())
-    with copies.copy_of(slide.path) as source:
-        return scanner.scan(source, job.store, turn=turn, **vars(job.of_slide))
+    try:
+        if slide.told:
+            scanner.note(f"{turn.place} {slide.path}: {slide.told}".lstrip())
+        with copies.copy_of(slide.path) as source:
+            return scanner.scan(source, job.store, turn=turn, **vars(job.of_slide))
+    finally:
+        turn.end()  # also where its scan did not begin: the slides after it wait for that
 
 
 def tell_failure(slide: str | SlidePath, error: Exception) -> str:
