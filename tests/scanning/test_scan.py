@@ -41,7 +41,7 @@ from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
-from wsi_meta.models.model import Model, load_model, write_model
+from wsi_meta.models.model import Model, describe_patches, load_model, write_model
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.scanning.options import ScanOptions
 from wsi_meta.scanning.scan import scan
@@ -246,6 +246,23 @@ def test_a_model_that_was_changed_since_it_was_loaded_is_another(tmp_path: Path,
         scan_darkness(slide_file, tmp_path / "h.zarr", model=recalibrated)
     with pytest.raises(OptionsError, match="the model was changed since it was loaded"):
         Scanner(recalibrated, scheduler="tcp://127.0.0.1:1")
+
+
+def test_a_model_that_is_trained_on_is_scanned_with_at_rest(model_file: Path) -> None:
+    """BatchNorm took each scan's patches for its statistics: the verdict was wrong, and the program's model another one."""
+    model, patches = load_model(model_file), np.stack([texture(96, 96, seed) for seed in range(16)])
+    expected = describe_patches(model, patches)
+    before = copy.deepcopy(model.network.state_dict())
+    for in_float64 in (False, True):
+        if in_float64:
+            model.network.double()
+        with Scanner(model) as scanner:
+            model.network.train()  # before the first scan, and before the second scanner
+            used = scanner.networks.model()
+            np.testing.assert_array_equal(describe_patches(used, patches), expected)
+            assert used.hash == scanner.networks.hash() == model.hash
+            assert scanner.networks.file == model_file, "which others may load"
+    assert all(torch.equal(value.float(), before[name].float()) for name, value in model.network.state_dict().items())
 
 
 def test_foreign_output_is_never_touched(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:

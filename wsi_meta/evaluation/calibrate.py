@@ -25,7 +25,8 @@ from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.chance import check_fitted
 from wsi_meta.models.known_patches import CALIBRATED_ON, KnownPatches
-from wsi_meta.models.model import Model, check_model_name, load_model, model_path, stored_weights, write_model
+from wsi_meta.models.model import Model, load_model, model_path, stored_weights, write_model
+from wsi_meta.models.weights_file import check_model_name
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
 from wsi_meta.outputs.paths import as_path

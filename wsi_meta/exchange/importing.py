@@ -23,7 +23,8 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.known_patches import known_to_weights, weights_know_all
-from wsi_meta.models.model import Model, build_network, check_model_name, network_of, write_model
+from wsi_meta.models.model import Model, build_network, network_of, write_model
+from wsi_meta.models.weights_file import check_model_name
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
 from wsi_meta.outputs.paths import as_path

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from wsi_meta.errors import ModelFileError, OptionsError, OutputPathError, of_kind
+from wsi_meta.errors import ModelFileError, OptionsError, of_kind
 from wsi_meta.files.same_file import SameFile
 from wsi_meta.models.card import CARD_KEY, Calibration, ModelCard, check_card, read_card
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
 from wsi_meta.models.weights import check_weights, digest_of
-from wsi_meta.models.weights_file import check_written, with_metadata
+from wsi_meta.models.weights_file import check_model_name, check_written, with_metadata
 from wsi_meta.outputs.checks import check_output
 from wsi_meta.outputs.kept_files import MODEL
 from wsi_meta.outputs.paths import as_path
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Model",
     "build_network",
-    "check_model_name",
     "describe_patches",
     "load_model",
     "model_path",
@@ -126,10 +125,16 @@ class Model:
         return cls(network, card, hash_module(network, card), Path(card.architecture), made_of=digest_of(network, card))
 
     def as_it_is(self) -> Self:
-        """Return this model; where what its network saves, or its card, was changed since, with a hash of its own."""
-        if self.made_of is None or (now := digest_of(self.network, self.card)) == self.made_of:
-            return self
-        return replace(self, hash=hashlib.sha256(f"{self.hash} {now}".encode()).hexdigest(), made_of=now)
+        """Return this model; where what its network saves, or its card, was changed since, with a hash of its own.
+
+        A ResNet that is trained on at the moment, or was moved or rounded, is copied as :attr:`network` is to be.
+        """
+        from wsi_meta.models.resnet import at_rest
+
+        network = self.network if self.card.foreign else at_rest(self.network)
+        if self.made_of is None or (now := digest_of(network, self.card)) == self.made_of:
+            return self if network is self.network else replace(self, network=network)
+        return replace(self, network=network, hash=hashlib.sha256(f"{self.hash} {now}".encode()).hexdigest(), made_of=now)
 
 
 def build_network() -> nn.Module:
@@ -235,12 +240,6 @@ def stored_weights(model: Model) -> dict[str, torch.Tensor]:
     if hashlib.sha256(content).hexdigest() != model.hash:
         raise ModelFileError(f"{model.path}: {REPLACED}")
     return load(content)
-
-
-def check_model_name(path: Path) -> None:
-    """Refuse to write a model under a name of another kind of file, such as a patch's; OutputPathError if it is one."""
-    if path.suffix.lower() != ".safetensors":
-        raise OutputPathError(f"{path}: no name of a model file; expected one that ends in .safetensors")
 
 
 def save_model(

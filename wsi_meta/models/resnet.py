@@ -5,13 +5,24 @@ Its trunk takes images of any size, and gives features after a stage, or a logit
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-__all__ = ["IMAGENET_WEIGHTS", "RESNET50", "Bottleneck", "ResNet", "Stage", "cell_features", "cell_logits", "features_after"]
+__all__ = [
+    "IMAGENET_WEIGHTS",
+    "RESNET50",
+    "Bottleneck",
+    "ResNet",
+    "Stage",
+    "at_rest",
+    "cell_features",
+    "cell_logits",
+    "features_after",
+]
 
 IMAGENET_WEIGHTS = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
 """torchvision's ``ResNet50_Weights.IMAGENET1K_V2``; its name ends with the start of the file's SHA-256."""
@@ -139,6 +150,15 @@ def features_after(last: str, network: nn.Module, inputs: torch.Tensor) -> torch
         if name == last:
             break
     return features
+
+
+def at_rest(network: nn.Module) -> nn.Module:
+    """Return a network in evaluation mode, in float32 on the CPU: itself where it is that, else a copy."""
+    state = network.state_dict().values()
+    plain = all(tensor.dtype == torch.float32 for tensor in state if tensor.is_floating_point())
+    if plain and all(tensor.device.type == "cpu" for tensor in state) and not any(part.training for part in network.modules()):
+        return network
+    return copy.deepcopy(network).to("cpu", torch.float32).eval()
 
 
 def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Conv2d:

@@ -9,11 +9,12 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from wsi_meta.errors import ModelFileError
+from wsi_meta.errors import ModelFileError, OutputPathError
 from wsi_meta.words import first_line, from_json
 
 __all__ = [
     "CODE",
+    "check_model_name",
     "check_written",
     "holds_pickle",
     "holds_safetensors",
@@ -29,6 +30,12 @@ CODE = re.compile(r"[^/]+/code/.+\.py")
 """Files of a TorchScript's archive that hold its program."""
 WEIGHTS_KEY = "wsi_meta_weights"
 """Where a model file's metadata holds the SHA-256, hexadecimal, of all that follows its header."""
+
+
+def check_model_name(path: Path) -> None:
+    """Refuse to write a model under a name of another kind of file, such as a patch's; OutputPathError if it is one."""
+    if path.suffix.lower() != ".safetensors":
+        raise OutputPathError(f"{path}: no name of a model file; expected one that ends in .safetensors")
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +49,8 @@ class Networks:
         self._predictors: dict[tuple[int, bool], Predictor] = {}
         self._loading: Future[Model] | None = None
         if isinstance(given, Model):
-            loaded, given = given, given.as_it_is() if predictor is None else given
-            self._changed = given is not loaded
+            loaded, given = given, _own(given) if predictor is None else given
+            self._changed = given.hash != loaded.hash
             self.path, self.card = given.path, given.card
             self._loading = Future()
             self._loading.set_result(given)
@@ -135,6 +137,12 @@ class Networks:
         if model.card != self.card:
             raise ModelFileError(f"{self.path}: was replaced while it was opened; start again")
         return model
+
+
+def _own(model: Model) -> Model:
+    """Return a model as it is now: later changes to the program's do not reach it. A module of its own is a copy already."""
+    now = model.as_it_is()
+    return now if now.card.foreign else replace(now, network=copy.deepcopy(now.network))
 
 
 def choose_compiled(

@@ -14,7 +14,7 @@ from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, Output
 from wsi_meta.evaluation.figures import LIGHT, add_legend, style_axes, tick_epochs
 from wsi_meta.evaluation.results import history_path, read_rows
 from wsi_meta.models.card import read_card
-from wsi_meta.models.model import check_model_name
+from wsi_meta.models.weights_file import check_model_name
 from wsi_meta.outputs.checks import check_folder, check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
 from wsi_meta.outputs.writing import written_whole
