@@ -27,7 +27,7 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model, load_model
-from wsi_meta.scanning.cluster import ClusterJob, KeptOnWorker
+from wsi_meta.scanning.cluster import ClusterJob, KeptOnWorker, scan_block
 from wsi_meta.scanning.cluster_client import reached
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
@@ -142,8 +142,8 @@ def job(model_file: Path, posing: Model, tmp_path: Path) -> ClusterJob:
     [
         ({"device": "cuda"}, DeviceError, r"computes on cpu in fp32; the store was begun on cuda in fp32"),
         ({"precision": "int8"}, DeviceError, r"computes on cpu in fp32; the store was begun on cpu in int8"),
-        ({"model": "0" * 64}, ModelFileError, "is another model on"),
-        ({"slide": "0" * 64}, SlideReadError, "is another slide on"),
+        ({"model": "0" * 64}, ModelFileError, "is another model than"),
+        ({"slide": "0" * 64}, SlideReadError, "is another slide than"),
     ],
 )
 def test_a_worker_refuses_by_name_what_is_not_as_the_store_says(
@@ -156,6 +156,23 @@ def test_a_worker_refuses_by_name_what_is_not_as_the_store_says(
             worker.open(replace(job, identity=replace(job.identity, **change)))  # type: ignore[arg-type]
     finally:
         worker.teardown()
+
+
+def test_a_worker_is_named_that_does_not_see_a_file(client: Client, job: ClusterJob, tmp_path: Path) -> None:
+    client.register_plugin(KeptOnWorker(), name=job.scanner)
+    try:
+        job, block = replace(job, slide=tmp_path / "elsewhere.tif"), Heatmap.open(job.store).grid.blocks()[0]
+        with pytest.raises(SlideReadError, match=rf"worker {socket.gethostname()}: .*elsewhere\.tif: no such file"):
+            client.submit(scan_block, job, block, pure=False).result(60)
+    finally:
+        client.unregister_worker_plugin(job.scanner)
+
+
+def test_a_client_that_is_closed_is_refused(client: Client, model_file: Path, tmp_path: Path) -> None:
+    with Client(str(client.scheduler_info()["address"]), set_as_default=False) as other:
+        pass
+    with pytest.raises(DeviceError, match="a client that is closed, or asynchronous"):
+        scan(tmp_path / "s.tif", tmp_path / "h.zarr", model=model_file, scheduler=other, **COMMON)
 
 
 def test_a_worker_keeps_two_slides_and_opens_each_once(job: ClusterJob, tmp_path: Path, posing: Model) -> None:

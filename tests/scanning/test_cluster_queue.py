@@ -9,11 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from distributed import KilledWorker
+from stores import write_store
 
 from wsi_meta.errors import DeviceError, SlideReadError
-from wsi_meta.scanning.cluster_queue import MOST_DEATHS, MOST_LOSSES, TASKS_PER_THREAD, BlockFlow, Room
+from wsi_meta.scanning.cluster_queue import MOST_DEATHS, MOST_LOSSES, TASKS_PER_THREAD, BlockFlow, Room, refuse_lost
 from wsi_meta.scanning.threads import Turn
 from wsi_meta.tiling.grid import Block
 
@@ -142,7 +144,7 @@ def test_a_task_that_is_lost_is_sent_again_and_a_scheduler_that_is_gone_is_told(
         running = pool.submit(flow(cluster, room).run, SLIDE, row_of_blocks(1), Turn(), lambda _result: None)
         for number in range(MOST_LOSSES + 1):
             cluster.wait_for(number + 1).end(CancelledError())
-        with pytest.raises(DeviceError, match="scheduler is gone or was started anew; what is finished is kept"):
+        with pytest.raises(DeviceError, match=r"scheduler is gone or was started anew, .*; what is finished is kept"):
             running.result(WAIT_S)
         assert all(room.take() for _ in range(TASKS_PER_THREAD)), "its places are free again"
         room.give(TASKS_PER_THREAD)
@@ -151,6 +153,28 @@ def test_a_task_that_is_lost_is_sent_again_and_a_scheduler_that_is_gone_is_told(
         cluster.status = "closed"
         with pytest.raises(DeviceError, match="scheduler is gone"):
             running.result(WAIT_S)
+
+
+def test_a_client_that_was_closed_is_told_whatever_it_raises() -> None:
+    cluster = Cluster()
+    cluster.status = "closed"
+
+    def count_threads() -> int:
+        raise AttributeError("'NoneType' object has no attribute 'ncores'")
+
+    with pytest.raises(DeviceError, match=r"s\.tif: the dask scheduler is gone or was started anew, or its client was closed"):
+        flow(cluster, Room(count_threads)).run(SLIDE, row_of_blocks(1), Turn(), lambda _result: None)
+
+
+def test_blocks_that_workers_wrote_elsewhere_are_told(tmp_path: Path) -> None:
+    heatmap = write_store(tmp_path / "h.zarr", np.full((2, 2), 0.5, np.float32))
+    block = heatmap.grid.blocks()[0]
+    refuse_lost(heatmap, {block: "node1"})
+    heatmap.clear_block(block, np.ones((2, 2), bool))
+    with pytest.raises(
+        DeviceError, match=r"h\.zarr: lacks 1 of 1 blocks that were scanned on node1: there another folder lies"
+    ):
+        refuse_lost(heatmap, {block: "node1"})
 
 
 def test_a_scan_that_is_stopped_takes_back_what_it_sent() -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-from distributed import Client, Future, WorkerPlugin, get_worker
+from distributed import Client, Future, KilledWorker, WorkerPlugin, get_worker
 
-from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError
+from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError, WsiMetaError
 from wsi_meta.files.address import SlidePath
-from wsi_meta.heatmaps.effort import Meter, ScanEffort
+from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.record import UNKNOWN, ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import load_model
 from wsi_meta.scanning.cluster_client import reached
-from wsi_meta.scanning.cluster_queue import BlockFlow, Room
+from wsi_meta.scanning.cluster_queue import CLOSED, BlockDone, BlockFlow, Room, refuse_lost
 from wsi_meta.scanning.engine import SlideScan, Todo
 from wsi_meta.scanning.gpus import GpuProcesses
 from wsi_meta.scanning.threads import Threads
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from distributed import Worker
     from numpy.typing import NDArray
 
-__all__ = ["ClusterEngine", "ClusterJob", "KeptOnWorker"]
+__all__ = ["ClusterEngine", "ClusterJob", "KeptOnWorker", "scan_block"]
 
 KEPT = 2
 """Slides, and predictors, that a worker keeps open for one scanner: in a stream, the next one as well."""
@@ -107,12 +108,12 @@ class ClusterEngine:
 
     def resolve(self, options: InferenceOptions) -> InferencePlan:
         """Return what the options come to on one of the workers."""
-        plan: InferencePlan = self.client.submit(resolve_inference, options, pure=False).result()
+        plan: InferencePlan = self._ask(resolve_inference, options)
         return plan
 
     def compiler_found(self, device: str) -> bool:
         """Tell whether one of the workers has the compiler that ``torch.compile`` needs."""
-        return bool(self.client.submit(compiler_found, device, pure=False).result())
+        return bool(self._ask(compiler_found, device))
 
     def run(self, scan: SlideScan, todo: Todo, report: Callable[[int], None]) -> None:
         """Scan blocks on the workers, a task each."""
@@ -126,30 +127,42 @@ class ClusterEngine:
             asked=self._asked,
             identity=heatmap.record.identity,
         )
+        hosts: dict[Block, str] = {}
 
-        def take(result: tuple[int, ScanEffort]) -> None:
-            cells, effort = result
-            scan.turn.meter.include(effort)
-            report(cells)
+        def take(done: BlockDone) -> None:
+            hosts[done.block] = done.host
+            scan.turn.meter.include(done.effort)
+            report(done.cells)
 
         try:
             BlockFlow(self.client, self._room, partial(self._submit, job)).run(scan.source, list(todo), scan.turn, take)
         finally:
             if scan.source != slide.path:  # the copy is removed, and its room on the disk is needed
                 self.client.run(_let_go, self._name, job, on_error="return")
+        refuse_lost(heatmap, hosts)
 
     def close(self) -> None:
         """Let the workers close and forget what they keep; leave the cluster, or end the processes that were started."""
         self._opened.close()
 
+    def _ask(self, function: Callable[..., Any], *given: Any) -> Any:
+        """Return what a function says on one of the workers; DeviceError where none of them lives to say it."""
+        try:
+            return self.client.submit(function, *given, pure=False).result()
+        except (CancelledError, KilledWorker) as error:
+            told = f"its scheduler is gone, its client was closed, or its workers died ({first_line(error)})"
+            raise DeviceError(f"the cluster: {told}; see their logs; run the same command again") from error
+
     def _submit(self, job: ClusterJob, block: Block) -> Future[Any]:
-        return self.client.submit(_scan_block, job, block, pure=False)
+        return self.client.submit(scan_block, job, block, pure=False)
 
     def _reach(self) -> Client:
         if isinstance(self._scheduler, GpuProcesses):
             return self._opened.enter_context(self._scheduler.started(self._asked.device, self._threads))
         if isinstance(self._scheduler, str | Path):
             return self._opened.enter_context(reached(self._scheduler))
+        if self._scheduler.status in CLOSED or self._scheduler.asynchronous:
+            raise DeviceError("scheduler: a client that is closed, or asynchronous; expected one that is connected, and waits")
         return self._scheduler  # type: ignore[no-any-return]
 
     def _forget(self, client: Client) -> None:
@@ -200,32 +213,35 @@ class KeptOnWorker(WorkerPlugin):
             model = load_model(job.model)
             if model.hash != job.identity.model:
                 raise ModelFileError(
-                    f"{job.model}: is another model on {socket.gethostname()} than the scan began with "
-                    f"({model.hash[:12]}, expected {job.identity.model[:12]}); scan again"
+                    f"{job.model}: is another model than the scan began with ({model.hash[:12]}, expected "
+                    f"{job.identity.model[:12]}); scan again"
                 )
             return Predictor.from_plan(model, plan, dense=job.identity.mode == "dense", compiled=job.identity.compiled)
 
         return self._threads.compute(plan.device, make)
 
 
-def _scan_block(job: ClusterJob, block: Block) -> tuple[int, ScanEffort]:
-    """Scan one block on the worker that this runs on, unless it is done: its worker was lost after it had written it.
+def scan_block(job: ClusterJob, block: Block) -> BlockDone:
+    """Scan one block on the worker that this runs on, unless it is done: its worker was lost after it had written it."""
+    host = socket.gethostname()
+    try:
+        worker, cells = _scan_here(job, block)
+    except WsiMetaError as error:  # what is missing may be there where the command runs
+        raise type(error)(f"worker {host}: {error}") from error
+    return BlockDone(block, host, cells, worker.meter.take())
 
-    Returns
-    -------
-    Number of its cells that were dealt with, and what the worker did for the slide since it returned this last.
-    """
+
+def _scan_here(job: ClusterJob, block: Block) -> tuple[BlockWorker, int]:
+    """Return what scanned a block, and the number of its cells that were dealt with."""
     kept = get_worker().plugins.get(job.scanner)
     if not isinstance(kept, KeptOnWorker):
-        raise DeviceError(
-            f"worker {socket.gethostname()}: knows nothing of this scan; was its cluster started anew? scan again"
-        )
+        raise DeviceError("knows nothing of this scan; was its cluster started anew? scan again")
     worker, heatmap = kept.open(job)
     if not _is_open(status := heatmap.read_block(block)):
-        return int((status != Status.BACKGROUND).sum()), worker.meter.take()
+        return worker, int((status != Status.BACKGROUND).sum())
     cells = worker.scan(heatmap, block)
     worker.meter.count_tiles(worker.slide.tiles_decoded)
-    return cells, worker.meter.take()
+    return worker, cells
 
 
 def _is_open(status: NDArray[np.uint8]) -> bool:
@@ -253,8 +269,8 @@ def _own_plan(job: ClusterJob) -> InferencePlan:
     plan, identity = resolve_inference(job.asked), job.identity
     if (plan.device_kind, plan.precision) != (identity.device, identity.precision):
         raise DeviceError(
-            f"worker {socket.gethostname()}: computes on {plan.device_kind} in {plan.precision}; the store was begun on "
-            f"{identity.device} in {identity.precision}; name --device and --precision, or use workers of one kind"
+            f"computes on {plan.device_kind} in {plan.precision}; the store was begun on {identity.device} in "
+            f"{identity.precision}; name --device and --precision, or use workers of one kind"
         )
     return plan
 
@@ -263,9 +279,7 @@ def _open_slide(job: ClusterJob) -> Slide:
     slide = open_slide(job.slide, mpp=job.mpp, reader=job.identity.reader)
     if not slide.has_fingerprint(job.identity.slide):
         slide.close()
-        raise SlideReadError(
-            f"{job.slide}: is another slide on {socket.gethostname()} than the scan began with; scan again, with --overwrite"
-        )
+        raise SlideReadError(f"{job.slide}: is another slide than the scan began with; scan again, with --overwrite")
     return slide
 
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import numpy as np
 from distributed import Client, Future, KilledWorker
 
-from wsi_meta.errors import DeviceError, SlideReadError
+from wsi_meta.errors import DeviceError, SlideReadError, WsiMetaError
 from wsi_meta.files.address import SlidePath
+from wsi_meta.heatmaps.effort import ScanEffort
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.scanning.threads import Turn
 from wsi_meta.tiling.grid import Block
+from wsi_meta.words import some_of
 
-__all__ = ["MOST_DEATHS", "BlockFlow", "Room"]
+__all__ = ["CLOSED", "MOST_DEATHS", "BlockDone", "BlockFlow", "Room", "refuse_lost"]
 
 TASKS_PER_THREAD = 2
 """Tasks on the cluster for each of its threads: one that runs and one that waits beside it, so that no thread is idle."""
@@ -26,6 +31,8 @@ LOOK_S = 2.0
 """After so long the cluster's threads are counted again: workers come and go."""
 PAUSE_S = 0.05
 """For how long to wait before looking again whether there is room, or the scan is to end."""
+CLOSED = ("closing", "closed")
+"""What a client says of itself that reaches no scheduler any more."""
 MOST_DEATHS = 8
 """A block counts as what workers died of after so many died that had it. dask gives up after 4; then it is sent once more."""
 MOST_LOSSES = 4
@@ -67,6 +74,18 @@ class Room:
             self._counted = time.monotonic()
         with suppress(OSError):
             self._most = TASKS_PER_THREAD * max(1, self._count_threads())
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """What a worker says of a block that stands in the store."""
+
+    block: Block
+    host: str
+    cells: int
+    """So many of them were dealt with."""
+    effort: ScanEffort
+    """What the worker did for the slide since it said this last."""
 
 
 class BlockFlow:
@@ -115,8 +134,10 @@ class BlockFlow:
                 turn.take_block()
             while self._pending:
                 self._take_in(slide, turn, take)
-        except BaseException:
-            with suppress(Exception):  # a client that is closed
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, WsiMetaError | InterruptedError) and self._is_closed:
+                raise DeviceError(_gone(slide)) from error  # each of its methods fails in a way of its own
+            with suppress(Exception):
                 self._client.cancel(list(self._pending))
             raise
         finally:
@@ -133,7 +154,7 @@ class BlockFlow:
         try:
             future = self._done.get(timeout=PAUSE_S)
         except Empty:
-            if self._client.status == "closed":
+            if self._is_closed:
                 raise DeviceError(_gone(slide)) from None
             return
         block = self._pending[future]
@@ -159,6 +180,10 @@ class BlockFlow:
             self._room.give()
             raise
 
+    @property
+    def _is_closed(self) -> bool:
+        return self._client.status in CLOSED
+
     def _is_connected(self, turn: Turn) -> bool:
         """Tell whether the scheduler answers, if need be after a while."""
         ends = time.monotonic() + RECONNECT_S
@@ -166,6 +191,25 @@ class BlockFlow:
             turn.stop.check()
             time.sleep(PAUSE_S)
         return bool(self._client.status == "running")
+
+
+def refuse_lost(heatmap: Heatmap, hosts: Mapping[Block, str]) -> None:
+    """Make sure that what workers say to have written is in the store; DeviceError if not.
+
+    A path such as ``/tmp/heat.zarr`` may mean a disk of its own on each machine, with an older scan's store of this slide.
+
+    Parameters
+    ----------
+    hosts : by block, on which machine it was done
+    """
+    status = heatmap.status
+    lost = {block: host for block, host in hosts.items() if np.any(status[block.cells] == Status.PENDING)}
+    if lost:
+        where = some_of(sorted({*lost.values()}))
+        raise DeviceError(
+            f"{heatmap.path}: lacks {len(lost):,} of {len(hosts):,} blocks that were scanned on {where}: "
+            "there another folder lies under this path; choose one that all machines share"
+        )
 
 
 def _deadly(slide: SlidePath, block: Block, deaths: int, error: KilledWorker) -> str:
@@ -176,4 +220,5 @@ def _deadly(slide: SlidePath, block: Block, deaths: int, error: KilledWorker) ->
 
 
 def _gone(slide: SlidePath) -> str:
-    return f"{slide}: the dask scheduler is gone or was started anew; what is finished is kept; run the same command again"
+    told = "the dask scheduler is gone or was started anew, or its client was closed"
+    return f"{slide}: {told}; what is finished is kept; run the same command again"
