@@ -14,6 +14,7 @@ import zarr
 from PIL import Image
 from stores import make_record, write_block, write_store
 
+from wsi_meta.errors import HeatmapError
 from wsi_meta.exports.export import export
 from wsi_meta.heatmaps.inspection import check_heatmaps
 from wsi_meta.heatmaps.lesions import coverage, find_lesions
@@ -109,6 +110,24 @@ def test_a_sound_store_that_grows_is_not_called_damaged(store: Path, after_read:
     after_read(number, _scan_on(store))
     (check,) = check_heatmaps(store)
     assert check.state == "unfinished", check.line
+
+
+@pytest.mark.parametrize(
+    ("number", "read"), [(1, open_sound), *((number, read) for number in (1, 2, 3) for read in (find_lesions, score_heatmap))]
+)
+def test_a_store_that_another_scan_replaces_is_told(
+    after_read: Interrupt, number: int, read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    """Its values are no longer those of the record that was read before; nor is it damaged."""
+    heatmap = write_store(tmp_path / "h.zarr", np.full((12, 12), 0.9, np.float32), slide="first")
+    another = make_record(heatmap.grid, slide="second")
+
+    def replace_it() -> None:
+        Heatmap.create(heatmap.path, another, np.ones(heatmap.grid.shape, bool), overwrite=True)
+
+    after_read(number, replace_it)
+    with pytest.raises(HeatmapError, match=r"h\.zarr: another scan replaced it while it was read; run this again"):
+        read(heatmap.path)
 
 
 def test_lesions_of_a_page_are_of_the_map_that_it_shows(store: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from wsi_meta.words import from_json
 
-__all__ = ["is_zarr", "is_zarr_image", "kind_of_zarr"]
+__all__ = ["is_zarr", "is_zarr_image", "kind_of_zarr", "number_of"]
 
 METADATA = ("zarr.json", ".zattrs", ".zgroup")
 """Files of which a zarr store of version 3 or 2 has one."""
@@ -42,3 +42,12 @@ def _attributes(folder: Path) -> dict[str, Any]:
             inner = said.get("attributes", {}) if name == "zarr.json" else said
             return inner if isinstance(inner, dict) else {}
     return {}
+
+
+def number_of(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from others; None where there is none."""
+    try:
+        found = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino

@@ -98,6 +98,7 @@ def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) ->
     if not torn and not wrong.any():
         return []
     found = [block for block in heatmap.grid.blocks() if block in torn or wrong[block.cells].any()]
+    heatmap.refuse_replaced()
     later = _read(heatmap, "status", set())
     return [block for block in found if np.array_equal(status[block.cells], later[block.cells])]
 

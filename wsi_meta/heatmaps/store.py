@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
+from wsi_meta.files.zarr_folder import number_of
 from wsi_meta.heatmaps.layout import checksum, multiscales, with_one_nan
 from wsi_meta.heatmaps.ownership import (
     open_group,
@@ -80,6 +81,8 @@ class Heatmap:
     """Whether the record is as it was written."""
     seen: NDArray[np.uint8] | None = None
     """The status that :meth:`as_of_now` read; None where each access reads what is there by then."""
+    folder: tuple[int, int] | None = None
+    """Device and number of the store's folder, by which another scan's store in its place is noticed."""
     _arrays: dict[str, Any] = field(default_factory=dict, init=False)
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -93,16 +96,15 @@ class Heatmap:
             when there is none, or it is not from wsi-meta, of a newer version, or its record is damaged.
         """
         path = as_path("heatmap", path, expected="a Heatmap or the path of one")
-        group = open_group(path)
+        folder, group = number_of(path), open_group(path)
         parts: Any = group.attrs["wsi_meta"]
         try:
             record = ScanRecord.from_dict(parts)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             told = f"{type(error).__name__}: {first_line(error)}"
-            raise HeatmapError(
-                f"{path}: the record of its scan is damaged ({told}); scan again with --overwrite, or to another --out"
-            ) from error
-        return cls(path, record, group, path.absolute(), *open_seal(group.attrs.get("wsi_meta_seal"), parts))
+            mend = "scan again with --overwrite, or to another --out"
+            raise HeatmapError(f"{path}: the record of its scan is damaged ({told}); {mend}") from error
+        return cls(path, record, group, path.absolute(), *open_seal(group.attrs.get("wsi_meta_seal"), parts), folder=folder)
 
     @classmethod
     def create(cls, path: Path, record: ScanRecord, tissue: NDArray[np.bool_], *, overwrite: bool) -> Heatmap:
@@ -164,15 +166,12 @@ class Heatmap:
 
     @property
     def probability(self) -> NDArray[np.float32]:
-        """Calibrated probability of tumor, float32 (rows, cols); NaN where not scanned.
-
-        Each access reads the whole array from the store: keep it in a variable.
-        """
+        """Calibrated probability of tumor, float32 (rows, cols), NaN where not scanned; each access reads the whole array."""
         return self._read("0")
 
     @property
     def status(self) -> NDArray[np.uint8]:
-        """:class:`Status` of each cell, uint8 (rows, cols); each access reads the whole array from the store."""
+        """:class:`Status` of each cell, uint8 (rows, cols); each access reads the whole array."""
         return self._read("status")
 
     @property
@@ -220,11 +219,7 @@ class Heatmap:
         self._put("status", block.cells, before_scan(tissue))
 
     def finalise(self, result: ScanResult, lesions: dict[str, Any] | None, verdict: Verdict | None = None) -> Heatmap:
-        """Write what is derived from the cells, the result, the lesions and the verdict of a scan that has reached its end.
-
-        `lesions` are as :func:`wsi_meta.heatmaps.lesions.lesion_facts` returns them. Returns the same store with the finished
-        record; this object keeps the old one.
-        """
+        """Write result, lesions (see :func:`.lesion_facts`) and verdict of a scan at its end, and what derives from cells."""
         arrays = [self._read(name) for name in self.record.arrays]
         with written_into(self.path):
             remove_partials(self.root)
@@ -234,10 +229,7 @@ class Heatmap:
         return replace(self, blocks=blocks).write_record(self.record.ended_with(result, lesions, verdict), ome=ome)
 
     def write_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
-        """Write what :func:`wsi_meta.heatmaps.score_model.fitted_score` returns; HeatmapError where the scan has not ended.
-
-        Returns the same store with the new record; this object keeps the old one.
-        """
+        """Write what :func:`wsi_meta.heatmaps.score_model.fitted_score` returns; HeatmapError where the scan has not ended."""
         if self.result is None:
             raise HeatmapError(f"{self.path}: not scanned to the end, so there is no score; scan it again to continue")
         return self.write_record(replace(self.record, result=replace(self.result, fitted_score=fitted_score)))
@@ -251,6 +243,14 @@ class Heatmap:
         parts, blocks = record.to_dict(), self.blocks if record.result is not None else None
         rewrite_attributes(self.root, attributes | {"wsi_meta": parts, "wsi_meta_seal": seal_of(parts, blocks)})
         return replace(self, record=record, blocks=blocks, intact=True)
+
+    def refuse_replaced(self) -> None:
+        """Make sure, once values were read, that the store that was opened still lies there; HeatmapError if not."""
+        if (now := number_of(self.root)) is None:
+            raise HeatmapError(f"{self.path}: no such store any more; open it again where it lies now")
+        there = self.record if now == self.folder else Heatmap.open(self.root).record  # some drives number a folder anew
+        if there.identity != self.record.identity or (self.result is not None and there.result is None):
+            raise HeatmapError(f"{self.path}: another scan replaced it while it was read; run this again")
 
     def __repr__(self) -> str:
         """Return path, slide, size, score and verdict in a line."""
@@ -279,7 +279,7 @@ class Heatmap:
         return self.root.joinpath(name, "c", *map(str, self.place(block)))
 
     def _array(self, name: str) -> Any:
-        """Return an array of the store; it is opened once, at its first use."""
+        """Return an array, which is opened at its first use."""
         with self._opening:
             if name not in self._arrays:
                 self._arrays[name] = self.group[name]
@@ -293,8 +293,8 @@ class Heatmap:
         except OSError:
             raise
         except Exception as error:  # each codec has its own
-            told = f"its array '{name}' is damaged ({first_line(error)}); copy it again, or run its scan again"
-            if not self.root.exists():
-                told = "no such store any more; open it again where it lies now"
-            raise HeatmapError(f"{self.path}: {told}") from error
+            self.refuse_replaced()
+            told = f"is damaged ({first_line(error)}); copy it again, or run its scan again"
+            raise HeatmapError(f"{self.path}: its array '{name}' {told}") from error
+        self.refuse_replaced()
         return values if self.seen is None else np.where(self.seen[part] == Status.SCANNED, values, np.float32(np.nan))
