@@ -158,6 +158,16 @@ def test_a_worker_refuses_by_name_what_is_not_as_the_store_says(
         worker.teardown()
 
 
+def test_a_worker_of_another_version_is_refused(job: ClusterJob) -> None:
+    worker = KeptOnWorker()
+    worker.setup()
+    try:
+        with pytest.raises(DeviceError, match=r"has wsi-meta .*, the scan is of 0\.0\.1; install the same on all machines"):
+            worker.open(replace(job, version="0.0.1"))
+    finally:
+        worker.teardown()
+
+
 def test_a_worker_is_named_that_does_not_see_a_file(client: Client, job: ClusterJob, tmp_path: Path) -> None:
     client.register_plugin(KeptOnWorker(), name=job.scanner)
     try:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-from distributed import Client, Future, KilledWorker, WorkerPlugin, get_worker
+from distributed import Client, KilledWorker, WorkerPlugin, get_worker
 
+from wsi_meta import __version__
 from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError, WsiMetaError
 from wsi_meta.files.address import SlidePath
 from wsi_meta.heatmaps.effort import Meter
@@ -63,6 +64,8 @@ class ClusterJob:
     """As asked: each worker resolves what its own machine can do."""
     identity: ScanIdentity
     """What slide, model and machine must be, or the block is refused."""
+    version: str = __version__
+    """Of wsi-meta where the scan runs; another one may read other pixels."""
 
 
 class ClusterEngine:
@@ -118,15 +121,8 @@ class ClusterEngine:
     def run(self, scan: SlideScan, todo: Todo, report: Callable[[int], None]) -> None:
         """Scan blocks on the workers, a task each."""
         slide, heatmap = scan.slide, scan.heatmap
-        job = ClusterJob(
-            scanner=self._name,
-            store=heatmap.root,
-            slide=slide.path.absolute(),
-            mpp=slide.mpp,
-            model=self._model,
-            asked=self._asked,
-            identity=heatmap.record.identity,
-        )
+        pixels, identity = (slide.path.absolute(), slide.mpp), heatmap.record.identity
+        job = ClusterJob(self._name, heatmap.root, *pixels, self._model, self._asked, identity)
         hosts: dict[Block, str] = {}
 
         def take(done: BlockDone) -> None:
@@ -135,7 +131,8 @@ class ClusterEngine:
             report(done.cells)
 
         try:
-            BlockFlow(self.client, self._room, partial(self._submit, job)).run(scan.source, list(todo), scan.turn, take)
+            submit = partial(self.client.submit, scan_block, job, pure=False)
+            BlockFlow(self.client, self._room, submit).run(scan.source, list(todo), scan.turn, take)
         finally:
             if scan.source != slide.path:  # the copy is removed, and its room on the disk is needed
                 self.client.run(_let_go, self._name, job, on_error="return")
@@ -152,9 +149,6 @@ class ClusterEngine:
         except (CancelledError, KilledWorker) as error:
             told = f"its scheduler is gone, its client was closed, or its workers died ({first_line(error)})"
             raise DeviceError(f"the cluster: {told}; see their logs; run the same command again") from error
-
-    def _submit(self, job: ClusterJob, block: Block) -> Future[Any]:
-        return self.client.submit(scan_block, job, block, pure=False)
 
     def _reach(self) -> Client:
         if isinstance(self._scheduler, GpuProcesses):
@@ -265,7 +259,9 @@ def _let_go(name: str, job: ClusterJob, dask_worker: Worker) -> None:
 
 
 def _own_plan(job: ClusterJob) -> InferencePlan:
-    """Return what the options come to on this worker; DeviceError when the store's identity says otherwise."""
+    """Return what the options come to on this worker; DeviceError when the store's identity or version says otherwise."""
+    if job.version != __version__:
+        raise DeviceError(f"has wsi-meta {__version__}, the scan is of {job.version}; install the same on all machines")
     plan, identity = resolve_inference(job.asked), job.identity
     if (plan.device_kind, plan.precision) != (identity.device, identity.precision):
         raise DeviceError(
