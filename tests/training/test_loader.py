@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from wsi_meta.datasets.batches import batches_of
 from wsi_meta.datasets.layouts import open_patches
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, DeviceError
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.loader import EpochBatches, HeldBatches, make_loader
 from wsi_meta.training.recipe import Recipe
@@ -58,3 +60,27 @@ def test_a_patch_that_cannot_be_held_is_named(patch_folder: Path) -> None:
 
     with pytest.raises(DataError, match=f"{missing}: no such file"):
         make_loader(patches, EpochBatches(16, Recipe(batch_size=4), ALONE), 0, ALONE, memory=BYTES)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_short"),
+    [
+        ("unable to allocate shared memory(shm) for file </torch_9_1_0>: No space left on device (28)", True),
+        ("unable to write to file </torch_9_1_0>: No space left on device (28)", True),
+        ("shapes do not fit", False),
+    ],
+)
+def test_a_full_dev_shm_is_told_in_a_line(line: str, is_short: bool) -> None:
+    """A container has 64 MB of it where nothing is said."""
+    traceback = (
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  in shared memory"
+    )
+
+    def batches() -> Iterator[Any]:
+        yield 1
+        raise RuntimeError(f"{traceback}\nRuntimeError: {line}\n")
+
+    expected = (DeviceError, r"short \(RuntimeError: unable .*\); expected .*--workers"), (RuntimeError, "shapes do not fit")
+    kind, told = expected[0 if is_short else 1]
+    with pytest.raises(kind, match=told):
+        list(batches_of(batches()))

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["batches_of", "check_workers", "read_batches"]
 
-ENDED = re.compile(r"DataLoader worker \(pid|shared memory|items of ancdata")
-"""What torch and Python say of a process that ended, or of what it was about to hand over."""
+ENDED = re.compile(r"DataLoader worker \(pid|shared memory|unable to write to file </torch_|items of ancdata")
+"""What torch and Python say of a process that ended, or could not hand over what it had."""
 
 
 def check_workers(workers: int) -> int:
@@ -85,8 +85,10 @@ def _told_by(error: Exception) -> WsiMetaError | None:
     """Return what to tell of an error from a loader; None for one of another kind than those of :func:`batches_of`."""
     if isinstance(error, DataError):
         return DataError(str(error).rsplit("DataError: ", 1)[-1].strip())
+    if str(error).startswith("Caught "):  # it raised that itself, and its traceback comes first
+        error = RuntimeError(str(error).strip().rpartition("\n")[2])
     cut_off = isinstance(error, ConnectionError | EOFError)  # it was about to hand over a batch
-    if str(error).startswith("Caught ") or not (cut_off or ENDED.search(str(error))):  # what it raised itself
+    if not (cut_off or ENDED.search(str(error))):
         return None
     told = f"a process that decodes patches has ended, as where memory or /dev/shm is short ({first_line(error)})"
     return DeviceError(f"{told}; expected it to go on: take fewer workers (--workers), or 0, which decodes in this process")
