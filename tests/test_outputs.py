@@ -122,6 +122,21 @@ def test_what_to_do_depends_on_why_it_cannot_be_written(tmp_path: Path, number: 
     assert out.read_text() == "old"
 
 
+def test_a_folder_that_another_command_filled_meanwhile_is_no_lack_of_room(tmp_path: Path) -> None:
+    out = tmp_path / "page"
+
+    def write() -> None:
+        with written_folder(out) as made:
+            _fill(made, "mine", "index.html")
+            _fill(out, "theirs", "index.html")
+
+    with pytest.raises(
+        OutputPathError, match=r"page: cannot be written \(.*\); something else was written there meanwhile; choose"
+    ):
+        write()
+    assert _content(out) == {"index.html": "theirs"}
+
+
 def test_a_missing_folder_is_not_called_a_lack_of_room(tmp_path: Path) -> None:
     told = r"No such file or directory\); its folder is not there"
     with pytest.raises(OutputPathError, match=told), written_whole(tmp_path / "gone" / "out.bin") as partial:

@@ -32,6 +32,7 @@ ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 MENDS = {
     **dict.fromkeys(NO_ROOM, "make room and run it again"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "its folder is not there (any more); make it and run it again"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTEMPTY), "something else was written there meanwhile; choose another place"),
     errno.ENAMETOOLONG: "choose a shorter name and run it again",
 }
 """What to do when something cannot be written, by the number of the error."""
