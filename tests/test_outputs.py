@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import wsi_meta
-from wsi_meta.errors import OptionsError, OutputPathError, SlideReadError
+from wsi_meta.errors import OptionsError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.evaluation.calibrate import check_calibration
 from wsi_meta.exchange.foreign import ImportOptions
 from wsi_meta.exchange.importing import check_import
@@ -360,3 +360,25 @@ def test_an_argument_of_another_kind_is_named(call: Callable[[], Any], told: str
     """What Python says of it deep inside names no argument."""
     with pytest.raises(OptionsError, match=told):
         call()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_that_was_free_is_taken_only_if_it_still_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+
+        def link(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", link)
+    out = tmp_path / "a.csv"
+    with written_whole(out, overwrite=False) as partial:
+        partial.write_text("ours")
+    assert _content(tmp_path) == {"a.csv": "ours"}
+    with (
+        pytest.raises(OutputExistsError, match=r"a\.csv: another command wrote it"),
+        written_whole(out, overwrite=False) as partial,
+    ):
+        partial.write_text("later")
+    assert _content(tmp_path) == {"a.csv": "ours"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,30 @@ def test_what_is_kept_is_never_written_over(name: str, kept: str, folder: Path, 
     out.unlink()
 
 
+@pytest.mark.parametrize(
+    "name", ["overlay", "lesions", "detections", "cells", "qupath", "asap", "ome-tiff", "tissue", "tissue's picture", "stage"]
+)
+def test_what_another_command_wrote_meanwhile_is_kept(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both found the name free; the later one tells, though it has done its work."""
+    monkeypatch.chdir(folder)
+    words, ending = FILES[name]
+    out = folder / f"both{ending}"
+    nodes = [f"patient_000_node_{number}.tif,negative\n" for number in range(5)]
+    (folder / "five.csv").write_text("patient,stage\n" + "".join(nodes))
+    words = words.replace("nodes.csv", "five.csv")
+    link = os.link
+
+    def later(source: Path, target: Path) -> None:
+        out.write_bytes(b"theirs")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", later)
+    assert "another command wrote it meanwhile, and that is kept" in _run(folder, words, out.name)
+    assert out.read_bytes() == b"theirs"
+    assert not list(folder.glob("*.partial"))
+    out.unlink()
+
+
 def test_corrections_that_qupath_saved_again_are_known_by_their_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     out = folder / "h.corrections.geojson"
@@ -165,7 +190,7 @@ def test_a_score_model_ends_in_json(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_picture_of_ours_is_replaced_however_fine_its_pixels(ending: str, tmp_path: Path) -> None:
     for _ in range(2):
         picture = check_picture(tmp_path / f"own.{ending}", None, overwrite=True)
-        write_figure(Figure((0.1, 0.1), dpi=5000), picture)  # 5 um, as that of an enlarged picture
+        write_figure(Figure((0.1, 0.1), dpi=5000), picture, overwrite=True)  # 5 um, as that of an enlarged picture
 
 
 def test_a_picture_for_print_is_no_slide(tmp_path: Path) -> None:

@@ -295,11 +295,11 @@ def test_what_cannot_be_read_is_striped_whatever_the_mask_says(
     damage_tile(path, 3)
     figures: list[Figure] = []
     monkeypatch.setattr(survey_picture, "MAX_SIDE", 400)
-    monkeypatch.setattr(survey_picture, "write_figure", lambda figure, _: figures.append(figure))
+    monkeypatch.setattr(survey_picture, "write_figure", lambda figure, _, **__: figures.append(figure))
     with open_slide(path) as slide:
         survey = survey_kinds(slide)
         survey.kinds[240:, 240:] = kind
-        draw_survey(survey, slide, tmp_path / "p.png")
+        draw_survey(survey, slide, tmp_path / "p.png", overwrite=False)
     picture = np.asarray(figures[0].axes[0].images[0].get_array())
     assert picture.shape == (400, 400, 3)
     red = [[(230, 25, 48), (108, 15, 26)], [(255, 255, 255), (205, 150, 155)]][kind == Kind.COLOURED]

@@ -116,7 +116,7 @@ def write_detections(path: str | Path, detections: Detections, *, overwrite: boo
     """
     of_kind("detections", detections, Detections, "Detections, as to_detections returns them")
     target = check_output(path, overwrite=overwrite)
-    with written_whole(target) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with written_whole(target, overwrite=overwrite) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         rows = zip(detections.scores.tolist(), detections.x.tolist(), detections.y.tolist(), strict=True)
         csv.writer(file, lineterminator="\n").writerows(rows)
     return target

@@ -101,7 +101,7 @@ def fit_score(
     values = np.array([[row[name] for name in FEATURES] for row in features], np.float64)
     validation = _validate(values, truth, patients, min(FOLDS, fewest), seed)
     model = replace(_fit(values, truth, validation), maps=maps)
-    with written_whole(target) as partial:
+    with written_whole(target, overwrite=overwrite) as partial:
         partial.write_text(json.dumps({"format": FORMAT, **asdict(model)}, indent=1) + "\n")
     return model
 

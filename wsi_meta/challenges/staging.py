@@ -91,7 +91,7 @@ def stage(
     stages = {patient: _stage_of(nodes, patient, labels.values()) for patient, labels in table.nodes.items()}
     found = Staging(stages, None, None) if reference is None else _compare(stages, reference)
     if target is not None:
-        _write_stage_table(target, table.nodes, stages)
+        _write_stage_table(target, table.nodes, stages, overwrite=overwrite)
     return found
 
 
@@ -181,8 +181,13 @@ def _stage_of(path: str | Path, patient: str, labels: Iterable[str]) -> str:
     return stage_patient(labels)
 
 
-def _write_stage_table(path: Path, nodes: Mapping[str, Mapping[str, str]], stages: Mapping[str, str]) -> None:
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+def _write_stage_table(
+    path: Path, nodes: Mapping[str, Mapping[str, str]], stages: Mapping[str, str], *, overwrite: bool
+) -> None:
+    with (
+        written_whole(path, overwrite=overwrite) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patient", "stage"])
         for patient, labels in nodes.items():

@@ -97,7 +97,7 @@ def export_model(
     """
     check_export(model, out, format=format, overwrite=overwrite)
     announce_torch()
-    return write_exported(load_model(model), Path(out), format)
+    return write_exported(load_model(model), Path(out), format, overwrite=overwrite)
 
 
 def check_export(
@@ -126,15 +126,20 @@ def check_export(
         finish_replacing(out, FORMATS[format])
     for name in FORMATS[format]:
         refuse_input(out / name, "the model to export", model_path(model))
-    there = [name for name in FORMATS[format] if (out / name).exists()]
+    _refuse_older(out, format, overwrite=overwrite)
+
+
+def _refuse_older(out: Path, kind: str, *, overwrite: bool) -> None:
+    there = [name for name in FORMATS[kind] if (out / name).exists()]
     if there and not overwrite:
         raise OutputExistsError(f"{out}: holds {there[0]}; choose another --out, or pass --overwrite to replace it")
 
 
-def write_exported(model: Model, out: Path, kind: str) -> Exported:
+def write_exported(model: Model, out: Path, kind: str, *, overwrite: bool = True) -> Exported:
     """Write a loaded model as :func:`export_model` does, over an older one, whole or not at all; `kind` is the format."""
     names, network = FORMATS[kind], calibrated_network(model)
     with locked(out), filled_folder(out, alone=True) as made:
+        _refuse_older(out, kind, overwrite=overwrite)  # loading the model took a while
         apart, limit = (_write_script if kind == "torchscript" else _write_onnx)(made, model, network)
         if not apart <= limit:
             raise ModelFileError(f"{model.path}: as {kind} its logits differ by {apart:.2g}; expected {limit:.1g} at most")

@@ -114,7 +114,7 @@ def export(
     opened = open_sound(heatmap)
     if form in WITHOUT_LESIONS:
         warn_if_unfinished(opened, "its other cells are not in the file")
-        with written_whole(target) as partial:
+        with written_whole(target, overwrite=overwrite) as partial:
             _write_map(form, opened, target, partial, least=least, slide=slide)
         return target
     lesions = lesions_of(opened, threshold, peak, min_area, as_detections=form == "camelyon")
@@ -126,7 +126,7 @@ def export(
         with replaced_folder(target, overwrite=overwrite) as partial:
             write_ome_zarr(opened, facts, partial)
         return target
-    with written_whole(target) as partial:
+    with written_whole(target, overwrite=overwrite) as partial:
         if form == "qupath":
             write_annotations(opened, lesions, qupath_origin(opened, target), partial, smooth=smooth)
         elif form == "asap":

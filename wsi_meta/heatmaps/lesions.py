@@ -220,7 +220,7 @@ def write_lesions(
     origin = None if origin is None else numbers("origin", origin, 2, "x and y")
     _refuse_ending(target)
     rows = [lesion.to_dict() for lesion in lesions]
-    with written_whole(target) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with written_whole(target, overwrite=overwrite) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         if target.suffix.lower() == ".csv":
             names = (name for name in Lesion.__dataclass_fields__ if name not in ("number", "outlines"))
             writer = csv.DictWriter(file, ["lesion", "size_class", *names], lineterminator="\n")

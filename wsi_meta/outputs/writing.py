@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from wsi_meta.errors import OutputPathError, WsiMetaError
+from wsi_meta.errors import OutputExistsError, OutputPathError, WsiMetaError
 from wsi_meta.outputs.paths import UNIQUE, cannot_be_written, real_path, unique_name
 
 __all__ = [
@@ -31,13 +31,19 @@ ABANDONED_S = 3600
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to, then rename it into place: `path` is the whole new file or the old one.
 
     A link stays one: what it leads to is replaced.
 
+    Parameters
+    ----------
+    overwrite : False if nothing stood there when the work began: what another command put there since then stays
+
     Raises
     ------
+    OutputExistsError
+        when something stands there in the end, and not `overwrite`.
     OutputPathError
         when it cannot be written, for example to a full disk; an older file stays.
     """
@@ -47,7 +53,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         remove_leftovers(place, older_s=ABANDONED_S)
         yield partial
         flush(partial)
-        partial.replace(place)
+        if overwrite:
+            partial.replace(place)
+        else:
+            _take_name(partial, place, path)
         flush(place.parent)
     except WsiMetaError:
         raise
@@ -57,6 +66,17 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what it ended with is told instead
             partial.unlink()
+
+
+def _take_name(partial: Path, place: Path, path: Path) -> None:
+    """Give a file its name, unless another one has it; OutputExistsError then."""
+    try:
+        os.link(partial, place)  # looks and takes in one step; the temporary name goes in the end
+    except OSError as error:
+        if os.path.lexists(place):
+            told = "another command wrote it meanwhile, and that is kept; choose another --out, or pass --overwrite"
+            raise OutputExistsError(f"{path}: {told}") from error
+        partial.replace(place)  # some file systems know no links
 
 
 def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -122,7 +122,7 @@ def draw_overlay(
             page = draw_sheet(drawn, opened, found, largest, max_side)
         else:
             page = _draw(drawn, opened, window, found, max_side)
-    write_figure(page.figure, out)
+    write_figure(page.figure, out, overwrite=overwrite)
     return out
 
 

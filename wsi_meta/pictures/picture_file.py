@@ -40,16 +40,16 @@ def ending_of(out: Path) -> str:
     return out.suffix[1:].lower()
 
 
-def write_figure(figure: Any, out: Path) -> None:
+def write_figure(figure: Any, out: Path, *, overwrite: bool) -> None:
     """Write a figure whole. In PDF and SVG text is text, which can be searched and edited.
 
     Raises
     ------
-    OutputPathError
-        when it cannot be written; an older picture stays.
+    OutputExistsError, OutputPathError
+        as :func:`.written_whole`; an older picture stays.
     """
     ending = ending_of(out)
-    with written_whole(out) as partial:
+    with written_whole(out, overwrite=overwrite) as partial:
         if ending in ("svg", "svgz"):
             _write_svg(figure, partial, compressed=ending == "svgz")
         else:

@@ -71,9 +71,9 @@ def survey_tissue(
     with nullcontext(slide) if isinstance(slide, Slide) else open_slide(slide, mpp=mpp, reader=reader) as opened:
         survey = survey_kinds(opened, tissue_mask)
         if out is not None:
-            _write_mask(out, survey.tissue, opened)
+            _write_mask(out, survey.tissue, opened, overwrite=overwrite)
         if picture is not None:
-            draw_survey(survey, opened, picture)
+            draw_survey(survey, opened, picture, overwrite=overwrite)
     return survey
 
 
@@ -87,8 +87,8 @@ def _check_mask(out: Path, slide: Path | None, *, overwrite: bool) -> Path:
     return check_picture(out, slide, overwrite=overwrite)
 
 
-def _write_mask(out: Path, tissue: TissueMask, slide: Slide) -> None:
-    with written_whole(out) as partial:
+def _write_mask(out: Path, tissue: TissueMask, slide: Slide, *, overwrite: bool) -> None:
+    with written_whole(out, overwrite=overwrite) as partial:
         if out.suffix.lower() == ".geojson":
             partial.write_text(json.dumps(tissue_features(tissue.mask, tissue.downsample[0], slide)))
         elif out.suffix.lower() == ".png":

@@ -46,12 +46,12 @@ BAND_PX = 256
 """Rows that are blended at a time."""
 
 
-def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
+def draw_survey(survey: TissueSurvey, slide: Slide, out: Path, *, overwrite: bool) -> Path:
     """Draw a survey over its slide and write the picture; pieces are numbered, specks are circled.
 
     Raises
     ------
-    OutputPathError
+    OutputExistsError, OutputPathError
         when it cannot be written.
     SlideReadError
     """
@@ -67,7 +67,7 @@ def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
     axes = page.add_picture(picture, (0, width_mm, height_mm, 0), 0, 0)
     mark_pieces(axes, survey)
     page.add_scale(width_mm / frame[0])
-    write_figure(page.figure, out)
+    write_figure(page.figure, out, overwrite=overwrite)
     return out
 
 
