@@ -95,6 +95,16 @@ def test_damage_is_refused_where_results_are_read(
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "array"), [("0/c/1/2", "probability"), ("status/c/1/2", "probability"), ("status/c/1/2", "status")]
+)
+def test_arrays_lack_nothing_that_was_scanned(store: Path, file: str, array: str) -> None:
+    heatmap = Heatmap.open(store)
+    (store / file).unlink()
+    with pytest.raises(HeatmapError, match=r"h\.zarr: damaged: scanned cells are missing; .*run its scan again"):
+        getattr(heatmap, array)
+
+
 @pytest.mark.parametrize(("file", "damage"), DAMAGE)
 def test_a_scan_mends_the_damaged_block_alone(
     store: Path, file: str, damage: Callable[[Path], None], tissue: NDArray[np.bool_], caplog: pytest.LogCaptureFixture

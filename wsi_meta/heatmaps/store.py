@@ -16,7 +16,6 @@ Derived from these, and written when the scan reaches its end:
     1, 2, ...   groups                ``probability``, each half the one before, the maximum of four cells, ignoring NaN; y, x
     labels      OME-Zarr labels       ``lesions`` (uint32, their numbers) and ``status``, with colours and properties
 
-In stores of 0.1.0 the arrays 1, 2, ... stand where the groups do, and there are neither labels nor y and x.
 A block's status is written after its values and its checksum. It marks the block as done; an interrupted scan does the others.
 """
 
@@ -64,8 +63,8 @@ __all__ = ["Heatmap", "Status"]
 class Heatmap:
     """An opened heatmap store; :meth:`open` one, or let :func:`wsi_meta.scan` make it.
 
-    All arrays have a row and column per cell; cell (0, 0) is the slide's upper left corner. Several threads may read and
-    write different blocks at the same time. A copy sent to another process opens the store there again.
+    All arrays have a row and column per cell; cell (0, 0) is the slide's upper left corner. Reading one that lost values of
+    scanned cells raises HeatmapError. Several threads may work on different blocks. A copy sent to another process opens anew.
     """
 
     path: Path
@@ -101,9 +100,8 @@ class Heatmap:
         try:
             record = ScanRecord.from_dict(parts)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            told = f"{type(error).__name__}: {first_line(error)}"
-            mend = "scan again with --overwrite, or to another --out"
-            raise HeatmapError(f"{path}: the record of its scan is damaged ({told}); {mend}") from error
+            told = f"the record of its scan is damaged ({type(error).__name__}: {first_line(error)})"
+            raise HeatmapError(f"{path}: {told}; scan again with --overwrite, or to another --out") from error
         return cls(path, record, group, path.absolute(), *open_seal(group.attrs.get("wsi_meta_seal"), parts), folder=folder)
 
     @classmethod
@@ -133,10 +131,7 @@ class Heatmap:
         return cls.open(path)
 
     def as_of_now(self) -> Heatmap:
-        """Return the store as it is now, however far its scan goes on: the status is read here, before any value.
-
-        All that this status calls scanned is there, as values are written before it; what comes later reads as NaN.
-        """
+        """Return the store as it is now, however far its scan goes on: the status is read here, and what comes later is NaN."""
         return self if self.finished or self.seen is not None else replace(self, seen=self.status)
 
     @property
@@ -167,12 +162,12 @@ class Heatmap:
     @property
     def probability(self) -> NDArray[np.float32]:
         """Calibrated probability of tumor, float32 (rows, cols), NaN where not scanned; each access reads the whole array."""
-        return self._read("0")
+        return self._whole("0")
 
     @property
     def status(self) -> NDArray[np.uint8]:
         """:class:`Status` of each cell, uint8 (rows, cols); each access reads the whole array."""
-        return self._read("status")
+        return self._whole("status")
 
     @property
     def measures(self) -> dict[str, NDArray[np.float32]]:
@@ -182,7 +177,7 @@ class Heatmap:
     @property
     def uncertainty(self) -> NDArray[np.float32] | None:
         """Standard deviation over the views, float32 (rows, cols), NaN where not scanned; None where not kept."""
-        return self._read("uncertainty") if self.has_uncertainty else None
+        return self._whole("uncertainty") if self.has_uncertainty else None
 
     def place(self, block: Block) -> tuple[int, int]:
         """Return a block's row and column among the blocks."""
@@ -206,7 +201,9 @@ class Heatmap:
             self._put("status", block.cells, before_scan(values["status"] != Status.BACKGROUND))
         for name in self.record.arrays:
             if name != "status":
-                self._write(name, block, values[name])
+                self._put(name, block.cells, values[name])
+                with written_into(self.path):  # the disk itself: not lost with the power while the status is kept
+                    flush(self._chunk(name, block))
         if self.keeps_checksums:
             self._put("checksums", self.place(block), checksum(*values.values()))
         self._put("status", block.cells, values["status"])
@@ -224,9 +221,9 @@ class Heatmap:
         with written_into(self.path):
             remove_partials(self.root)
             levels = write_derived(self.root, self.grid, arrays[0], arrays[1], lesions)
+        ended = replace(self, blocks=[checksum(*(values[block.cells] for values in arrays)) for block in self.grid.blocks()])
         ome = multiscales(self.path.stem, self.grid.cell_um, levels)
-        blocks = [checksum(*(values[block.cells] for values in arrays)) for block in self.grid.blocks()]
-        return replace(self, blocks=blocks).write_record(self.record.ended_with(result, lesions, verdict), ome=ome)
+        return ended.write_record(self.record.ended_with(result, lesions, verdict), ome=ome)
 
     def write_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
         """Write what :func:`wsi_meta.heatmaps.score_model.fitted_score` returns; HeatmapError where the scan has not ended."""
@@ -264,12 +261,6 @@ class Heatmap:
         """Pickle as the path alone: arrays and locks belong to one process."""
         return Heatmap.open, (self.root,)
 
-    def _write(self, name: str, block: Block, values: NDArray[Any]) -> None:
-        """Write a block's values to the disk itself: they must not be lost with the power when the status is not."""
-        self._put(name, block.cells, values)
-        with written_into(self.path):
-            flush(self._chunk(name, block))
-
     def _put(self, name: str, part: Any, values: Any) -> None:
         with written_into(self.path):
             self._array(name)[part] = values
@@ -284,6 +275,15 @@ class Heatmap:
             if name not in self._arrays:
                 self._arrays[name] = self.group[name]
             return self._arrays[name]
+
+    def _whole(self, name: str) -> NDArray[Any]:
+        """Return an array in which nothing is missing that was scanned; a block that is just being written is no damage."""
+        status = self._read("status")  # before the values, which are written before it
+        values = status if name == "status" else self._read(name)
+        lost = values.shape != status.shape or (np.isnan(values) & (status == Status.SCANNED)).any()
+        if (lost or (self.finished and Status.PENDING in status)) and np.array_equal(status, self._read("status")):
+            raise HeatmapError(f"{self.path}: damaged: scanned cells are missing; copy it again, or run its scan again")
+        return values
 
     def _read(self, name: str, part: Any = ...) -> NDArray[Any]:
         if self.seen is not None and name == "status":
