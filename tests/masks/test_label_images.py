@@ -277,6 +277,20 @@ def test_damaged_headers_are_refused(tmp_path: Path) -> None:
             _read(tmp_path / name)
 
 
+@pytest.mark.parametrize("lost", ["TileOffsets", "TileByteCounts"])
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_a_tile_of_which_place_or_length_was_lost_is_not_taken_for_one_left_out(
+    tmp_path: Path, lost: str, compression: str | None
+) -> None:
+    _tiff(path := tmp_path / "m.tif", GREY, tile=(16, 16), compression=compression)
+    assert np.array_equal(_read(path), WHERE)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        tag: Any = file.pages.first.tags[lost]
+        tag.overwrite((0, *tag.value[1:]))
+    with pytest.raises(DataError, match=r"m\.tif: not a mask \(a tile or strip with a length but no place"):
+        _read(path)
+
+
 def test_a_bool_array_that_tifffile_wrote_as_white_is_zero_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its picture is the inverse of the array."""
     tifffile.imwrite(tmp_path / "m.tif", WHERE)

@@ -13,6 +13,8 @@ __all__ = ["MOST_PACKED", "check_page", "refuse_larger"]
 
 MOST_PACKED = 1100
 """Largest ratio of pixels to bits in a file that is believed: deflate reaches 1,032."""
+HEAD_BYTES = 8
+"""Every TIFF begins with so many bytes that are no pixels."""
 REVERSED = 2
 """FillOrder of bytes whose first bit is the lowest."""
 
@@ -28,13 +30,16 @@ def refuse_larger(first: Any, later: Any) -> None:
 def check_page(page: Any, size: int) -> None:
     """Look at a page in a file of so many bytes, and let it look at each LZW tile before that is decoded.
 
-    ValueError where it declares more pixels than its tiles or the file can hold, or does not say what its values mean, which
-    tifffile takes for white-is-zero.
+    ValueError where it declares more pixels than its tiles or the file can hold, or does not say where they lie, or what its
+    values mean, which tifffile takes for white-is-zero.
     """
     declared, stored = math.prod(page.chunked), len(page.dataoffsets)
     tile = math.prod(page.chunks)
     if declared > stored or tile > max(MAX_TILE_PX, 8 * MOST_PACKED * size):
         raise ValueError(f"{page.imagewidth} x {page.imagelength} px in {stored} tiles or strips of {tile}: damaged")
+    places = zip(page.dataoffsets, page.databytecounts, strict=False)
+    if any((offset < HEAD_BYTES) == (length > 0) for offset, length in places):  # tifffile takes it for one left out: zeros
+        raise ValueError("a tile or strip with a length but no place, or with a place but no length: damaged")
     if PHOTOMETRIC not in page.tags:
         raise ValueError(UNSAID)
     if page.compression == LZW:
