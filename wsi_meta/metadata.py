@@ -10,7 +10,6 @@ from typing import Any
 from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.files.address import Address, SlidePath, slide_path
 from wsi_meta.files.slide_file import refuse_no_file
-from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.ownership import is_heatmap_path, stores_in
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import kept_lesions, score_pieces
@@ -19,6 +18,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
 from wsi_meta.models.weights_file import check_written, holds_safetensors
+from wsi_meta.outputs.zarr_folder import is_zarr_image
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiffs.structure import pages_of
 

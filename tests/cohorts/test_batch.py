@@ -14,12 +14,13 @@ import torch
 from fakes import DarknessPredictor
 from numpy.typing import NDArray
 from PIL import Image
-from slide_files import damage_tile, overwrite, set_tag, texture, write_slide
+from slide_files import damage_tile, overwrite, set_tag, texture, write_ome_zarr, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
+from wsi_meta.outputs.checks import check_output
 from wsi_meta.scanning.scan import scan
 from wsi_meta.worklist.renewal import summarise_folder
 from wsi_meta.worklist.slide_places import find_slide
@@ -246,6 +247,18 @@ def test_a_store_is_no_folder_for_several(tmp_path: Path, darkness: DarknessPred
     with pytest.raises(OutputPathError, match="lies inside the heatmap store"):
         scan(slides[1], tmp_path / "results" / "b.zarr", predictor=darkness)
     assert sorted((tmp_path / "results").rglob("*")) == before
+
+
+def test_an_image_is_no_folder_for_several(tmp_path: Path, darkness: DarknessPredictor) -> None:
+    """A slide may be an OME-Zarr, and a folder of results may bear its name by mistake."""
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate("ab")]
+    image = write_ome_zarr(tmp_path / "c.zarr", texture(130, 130))
+    before = sorted(image.rglob("*"))
+    with pytest.raises(OutputPathError, match="lies inside the OME-Zarr image"):
+        scan_slides(slides, image, predictor=darkness)
+    with pytest.raises(OutputPathError, match="lies inside the OME-Zarr image"):
+        check_output(image / "0" / "lesions.csv", overwrite=False)
+    assert sorted(image.rglob("*")) == before
 
 
 def test_a_name_that_is_no_text(tmp_path: Path, darkness: DarknessPredictor) -> None:

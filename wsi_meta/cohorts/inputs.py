@@ -16,8 +16,8 @@ from wsi_meta.dicom.series import dicom_series
 from wsi_meta.errors import DataError, all_of, truth
 from wsi_meta.files.address import Address, SlidePath, real_slide_path, several, slide_name, slide_path
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, is_mrxs_folder, may_have_parts, mrxs_of
-from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
 from wsi_meta.outputs.paths import as_path
+from wsi_meta.outputs.zarr_folder import is_zarr, is_zarr_image
 from wsi_meta.slides.pixel_size import listed_mpp
 from wsi_meta.tiling.grid import STRIDES
 from wsi_meta.words import counted

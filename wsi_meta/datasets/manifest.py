@@ -17,8 +17,8 @@ from wsi_meta.annotations.tables import NO, YES, Row, path_in, read_table
 from wsi_meta.datasets.layouts import NAMES, SPLITS
 from wsi_meta.errors import DataError, OptionsError, number, one_of, whole_number
 from wsi_meta.files.address import slide_name
-from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.outputs.paths import as_path
+from wsi_meta.outputs.zarr_folder import is_zarr_image
 from wsi_meta.slides.pixel_size import listed_mpp
 
 __all__ = ["SourceSlide", "deal_splits", "read_manifest"]

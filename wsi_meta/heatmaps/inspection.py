@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.lesions import MEND_UNREAD, lesion_facts
 from wsi_meta.heatmaps.ownership import NO_HEATMAP, is_heatmap_path, is_newer, stores_in
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.soundness import damaged_blocks, stale_labels, stale_levels
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.paths import as_path, real_path
+from wsi_meta.outputs.zarr_folder import is_zarr_image
 from wsi_meta.progress import progress_bar
 from wsi_meta.words import one_line
 

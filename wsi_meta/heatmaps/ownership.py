@@ -18,13 +18,13 @@ import numpy as np
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, WsiMetaError, truth
 from wsi_meta.files.locks import locked
-from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.layout import foreign_part, is_our_folder, is_ours
 from wsi_meta.heatmaps.record import FORMAT_VERSION, UNKNOWN, Status
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.kept_files import is_heatmap, is_store, mark_of
 from wsi_meta.outputs.paths import UNIQUE, cannot_be_written, real_path, unique_name
 from wsi_meta.outputs.writing import flush
+from wsi_meta.outputs.zarr_folder import is_zarr_image
 from wsi_meta.words import first_line, from_json, some_of
 
 if TYPE_CHECKING:

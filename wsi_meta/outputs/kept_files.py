@@ -8,6 +8,7 @@ from typing import Any
 
 from wsi_meta.errors import OutputPathError
 from wsi_meta.outputs.paths import real_path
+from wsi_meta.outputs.zarr_folder import is_zarr_image
 from wsi_meta.tiffs.tags import OME, UM_PER_RESOLUTION_UNIT, is_tiff
 from wsi_meta.words import from_json
 
@@ -54,10 +55,11 @@ def is_heatmap(path: Path) -> bool:
 
 
 def refuse_inside_store(path: Path) -> None:
-    """Make sure that an output would not lie inside a heatmap store; OutputPathError if so."""
+    """Make sure that an output would not lie inside a heatmap store, or an image that may be a slide; OutputPathError if so."""
     for folder in real_path(path).parents:
-        if is_heatmap(folder):
-            raise OutputPathError(f"{path}: lies inside the heatmap store {folder}; choose another place")
+        if (ours := is_heatmap(folder)) or is_zarr_image(folder):
+            store = "heatmap store" if ours else "OME-Zarr image"
+            raise OutputPathError(f"{path}: lies inside the {store} {folder}; choose another place")
 
 
 def refuse_kept(path: Path, *, replaces: str = "") -> None:

@@ -15,7 +15,7 @@ from wsi_meta.files.image_series import SeveralPicturesError
 from wsi_meta.files.partial_copy import PartialCopy, partial_copy
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.files.slide_file import refuse_no_file
-from wsi_meta.files.zarr_folder import is_zarr
+from wsi_meta.outputs.zarr_folder import is_zarr
 from wsi_meta.readers.direct_reader import DecodersDisagreeError, DirectReader, OtherPixelsError
 from wsi_meta.readers.ome_tiff import OmeTiffReader
 from wsi_meta.readers.openslide_reader import OpenSlideReader, warn_of_damage

@@ -22,7 +22,7 @@ from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.files.file_systems import refuse_without_cloud
 from wsi_meta.files.image_series import expect_one, pictures_of_zarr
 from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told_of
-from wsi_meta.files.zarr_folder import kind_of_zarr
+from wsi_meta.outputs.zarr_folder import kind_of_zarr
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios, um_per
 from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, StatedMpp
 from wsi_meta.readers.tile_reader import Tile, TileReader

@@ -10,10 +10,10 @@ from typing import TypeGuard, TypeVar
 
 from wsi_meta.errors import OptionsError, SlideReadError, WsiMetaError
 from wsi_meta.files.address import Address, SlidePath, name_in, slide_path
-from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.outputs.zarr_folder import is_zarr_image
 from wsi_meta.words import printable
 from wsi_meta.worklist.table import open_table
 
