@@ -115,6 +115,7 @@ def test_a_scan_says_where_it_is_seen(folder: Path, model: Path) -> None:
     told = [run(*common, "--out", out).stderr.splitlines()[-1] for out in ("my scans/a.zarr", latin, "slides/a.zarr")]
     assert told[0] == "look: wsi-meta view 'my scans/a.zarr' --slide slides/a.tif"
     assert told[1:] == [r"look: wsi-meta view $'caf\xe9.zarr' --slide slides/a.tif", "look: wsi-meta view slides/a.zarr"]
+    assert run(*common, "--out=-a.zarr").stderr.splitlines()[-1] == "look: wsi-meta view ./-a.zarr --slide slides/a.tif"
     again = run(*common, "--out", latin, "--json")
     assert result_of(again.stdout)["heatmap"] == (folder / latin).as_uri(), "as the table has it"
     assert f"heatmap: {(folder / latin).as_uri()}\n" in run(*common, "--out", latin).stdout

@@ -100,7 +100,8 @@ def tell_where_to_look(path: Path, slide: SlidePath | None = None) -> None:
     from wsi_meta.worklist.worklist import worklist_page
 
     named = "" if slide is None or lies_near(path, slide) else f" --slide {shell_word(str(slide))}"
-    lines = [f"look: wsi-meta view {shell_word(str(path))}{named}"]
+    word = f"./{path}" if str(path).startswith("-") else str(path)  # which would be options
+    lines = [f"look: wsi-meta view {shell_word(word)}{named}"]
     if not is_store(path):
         page, table = worklist_page(path), path / "summary.csv"
         lines += [f"worklist: {page}"] if page is not None else []
