@@ -25,7 +25,7 @@ from wsi_meta.tiffs.structure import pages_of
 __all__ = ["describe", "info"]
 
 
-def info(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
+def info(path: str | Path | Address, *, reader: str = "auto") -> dict[str, Any]:
     """Return what a file is and what it says of itself.
 
     Parameters
@@ -48,7 +48,7 @@ def info(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
     return facts
 
 
-def describe(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
+def describe(path: str | Path | Address, *, reader: str = "auto") -> dict[str, Any]:
     """Return what :func:`info` does, and of a slide that cannot be opened all that its file still tells.
 
     Raises
@@ -60,7 +60,7 @@ def describe(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
     return _describe(path, reader)[0]
 
 
-def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadError | None]:
+def _describe(path: str | Path | Address, reader: str) -> tuple[dict[str, Any], SlideReadError | None]:
     if str(path) == "default":
         return _model_facts(DEFAULT_MODEL), None
     if isinstance(place := slide_path(path), Address):

@@ -11,6 +11,7 @@ import tifffile
 import torch
 from click.testing import CliRunner
 from json_output import result_of
+from range_server import served
 from slide_files import set_tag, texture, write_jpeg_slide, write_slide
 from stores import write_store
 
@@ -33,6 +34,19 @@ def test_a_slide_that_can_be_scanned_has_no_problem(tmp_path: Path) -> None:
     assert code == 0
     assert (facts["problem"], facts["compression"]) == (None, ["JPEG"])
     assert facts["bounds"] == {"x": 0, "y": 0, "width": 300, "height": 300}
+
+
+def test_a_slide_at_an_address(tmp_path: Path) -> None:
+    write_jpeg_slide(tmp_path / "s.tif", [texture(300, 300)])
+    tifffile.imwrite(tmp_path / "j2k.tif", texture(300, 300), tile=(256, 256), photometric="rgb", compression="jpeg2000")
+    with served(tmp_path) as far:
+        facts, _, code = _told(f"{far.url}/s.tif")
+        refused = CliRunner().invoke(main, ["info", f"{far.url}/j2k.tif"])
+    assert (code, facts["problem"], facts["width"], facts["path"]) == (0, None, 300, f"{far.url}/s.tif")
+    assert refused.exit_code == 1
+    assert f"{far.url}/j2k.tif: stored as JPEG 2000, which OpenSlide does not read" in refused.stderr
+    assert "convert the slide" in refused.stderr
+    assert "download it" not in refused.stderr, "which would not help"
 
 
 def test_a_slide_of_unknown_pixel_size(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ __all__ = ["info"]
 
 
 @click.command(epilog=options.example("wsi-meta info slide.tif"))
-@click.argument("path", type=options.FILE_OR_WORD)
+@click.argument("path", type=options.SLIDE_OR_WORD)
 @options.reader_option
 @click.option("--all", "everything", is_flag=True, help="Print all that is known, as --json does.")
 @options.as_json_option

@@ -26,6 +26,7 @@ __all__ = [
     "PATH",
     "PRINTED",
     "SLIDE",
+    "SLIDE_OR_WORD",
     "CommandWithViews",
     "NumberRange",
     "as_json_option",
@@ -50,8 +51,6 @@ __all__ = [
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
 PathKind: TypeAlias = "click.Path | click.types.StringParamType"
 
 
@@ -101,8 +100,13 @@ class SlideLocation(click.Path):
 class FileOrWord(click.types.StringParamType):
     """A path, or a word that stands for something, such as ``default``: the shell completes it as a file."""
 
+    def __init__(self, *, slides: bool = False) -> None:
+        self._slides = slides
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the text; of a file URI the path that it names."""
+        """Return the text; of a file URI the path that it names, and where slides are meant an address of one."""
+        if self._slides and is_address(value):
+            return slide_path(value)
         return _file_named(self, super().convert(value, param, ctx), param, ctx)
 
     def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -115,7 +119,7 @@ class FileOrWord(click.types.StringParamType):
 PRINTED = "wsi_meta.printed"
 """Mark in the context of a command whose JSON is printed."""
 PATH, NEW_FILE, SLIDE = LocalPath(path_type=Path), NewFile(path_type=Path), SlideLocation(path_type=Path)
-FILE_OR_WORD = FileOrWord()
+FILE_OR_WORD, SLIDE_OR_WORD = FileOrWord(), FileOrWord(slides=True)
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 training_precision_option = click.option(

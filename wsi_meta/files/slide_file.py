@@ -9,6 +9,7 @@ from pathlib import Path
 from wsi_meta.dicom.series import dicom_series
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import SlidePath
+from wsi_meta.tiffs.pixel_form import OtherFormError
 from wsi_meta.tiffs.structure import codecs_of, pages_of
 from wsi_meta.words import first_line, printable
 
@@ -91,7 +92,7 @@ def why_not_opened(path: Path, error: Exception) -> SlideReadError:
         return SlideReadError(f"{path}: its pixels lie in the folder {folder} beside it, which {found}; copy that folder too")
     if "compression" in said.lower():
         named = " and ".join(codecs_of(path)) or "a compression of its own"
-        return SlideReadError(
+        return OtherFormError(
             f"{path}: stored as {named}, which OpenSlide does not read ({said}); "
             "convert the slide (vips tiffsave --tile --pyramid --compression jpeg)"
         )
