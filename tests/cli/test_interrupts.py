@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -84,6 +85,33 @@ def wait_for_it(drop: Callable[[], None]) -> None:
     drop()
     for _ in range(2000):
         time.sleep(0.005)
+
+
+def test_what_it_left_half_made_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event loop that was not made to its end fails in its finaliser, and a coroutine was never awaited."""
+
+    class HalfMade:
+        def __del__(self) -> None:
+            raise AttributeError("_ssock")
+
+    async def never_awaited() -> None:
+        pass
+
+    def interrupted() -> None:
+        left = [HalfMade(), never_awaited()]
+        HalfMade()
+        try:
+            press()
+        finally:
+            del left[:]
+
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: told.append(dropped.exc_type))
+    before = list(warnings.filters)
+    with pytest.raises(KeyboardInterrupt), never_lost():
+        interrupted()
+    assert told == [AttributeError], "the one before"
+    assert warnings.filters == before
 
 
 def test_a_second_one_counts_too() -> None:

@@ -6,6 +6,7 @@ import _thread
 import signal
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,25 +38,30 @@ def never_lost() -> Iterator[None]:
     """Let Ctrl-C raise KeyboardInterrupt for a while, and raise it again where that is dropped before it is answered.
 
     Python drops whatever is raised in ``__del__`` or in a callback of a weak reference, and C code what is raised in a callback
-    of its own: a scan then went on as if nothing had been asked. Where Ctrl-C means something else already, it keeps that.
+    of its own: a scan then went on as if nothing had been asked. What it left half made says nothing when it goes. Where Ctrl-C
+    means something else already, it keeps that.
     """
     here = threading.current_thread() is threading.main_thread()
     if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    show_dropped = sys.unraisablehook
+    show_dropped, pressed = sys.unraisablehook, False
 
     def interrupt(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         raise _Interrupt  # kept by no frame of ours, or it would outlive its being dropped
 
     def show_others(dropped: Any) -> None:
-        if not isinstance(dropped.exc_value, _Interrupt):
+        if not pressed:
             show_dropped(dropped)
 
     sys.unraisablehook = show_others
     signal.signal(signal.SIGINT, interrupt)
     try:
-        yield
+        with warnings.catch_warnings():
+            yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = show_dropped
