@@ -38,6 +38,7 @@ __all__ = [
     "array",
     "goes_through",
     "is_truth",
+    "kind_name",
     "missing_libraries",
     "named_by_source",
     "number",
@@ -117,6 +118,11 @@ class TrainingError(WsiMetaError, RuntimeError):
 
 class DeviceError(WsiMetaError, RuntimeError):
     """The device, precision or library that is asked for is not available on this machine."""
+
+
+def kind_name(error: BaseException) -> str:
+    """Return the name by which programs know an error: that of the nearest kind above, which may be a parent; else its own."""
+    return next((kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__), type(error).__name__)
 
 
 def missing_libraries(extra: str, *modules: str) -> list[str]:

@@ -69,6 +69,14 @@ def test_no_slide_ends_the_batch(tmp_path: Path, darkness: DarknessPredictor) ->
     assert [row["error_kind"] for row in rows if row["error"]] == ["SlideReadError"] * 2
 
 
+def test_the_kind_of_an_error_is_one_that_programs_can_name(tmp_path: Path, darkness: DarknessPredictor) -> None:
+    """Some kinds of errors have kinds of their own within the package."""
+    slide = write_slide(tmp_path / "a.tif", texture(130, 130))
+    set_tag(slide, "PhotometricInterpretation", 99)
+    (row,) = scan_slides([slide], tmp_path / "out", predictor=darkness)
+    assert (row["error_kind"], "colours stored as number 99" in row["error"]) == ("SlideReadError", True)
+
+
 def test_the_program_around_may_go_to_another_folder(
     tmp_path: Path, thin_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

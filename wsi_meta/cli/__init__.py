@@ -26,7 +26,7 @@ from wsi_meta.cli.running import console, describe_error
 from wsi_meta.cli.scan import check, scan, summary
 from wsi_meta.cli.tissue import tissue
 from wsi_meta.cli.train import sample, train
-from wsi_meta.errors import EXIT_INTERRUPTED, OptionsError, OutputPathError, WsiMetaError
+from wsi_meta.errors import EXIT_INTERRUPTED, OptionsError, OutputPathError, WsiMetaError, kind_name
 from wsi_meta.outputs.paths import cannot_be_written
 from wsi_meta.words import printable
 
@@ -123,7 +123,7 @@ class _Failure(click.ClickException):
     def of(cls, error: BaseException, *, debug: bool) -> _Failure:
         code = EXIT_INTERRUPTED if was_interrupted(error) else 1
         trace = "".join(traceback.format_exception(error)).splitlines() if debug else []
-        return cls(describe_error(error), code, type(error).__name__, [printable(line) for line in trace])
+        return cls(describe_error(error), code, kind_name(error), [printable(line) for line in trace])
 
     def show(self, file: Any = None) -> None:
         for line in self.trace:

@@ -14,7 +14,7 @@ from wsi_meta.cohorts.copies import Stage, Staging, refuse_elsewhere, staging
 from wsi_meta.cohorts.jobs import Job, SlideSettings, groups_of
 from wsi_meta.cohorts.request import Batch, Request
 from wsi_meta.cohorts.run_summary import Run, logged_run
-from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError
+from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, kind_name
 from wsi_meta.files.address import Address, SlidePath, several, slide_path
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.paths import as_path, real_path, told_by_the_system
@@ -216,7 +216,7 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
             run.add(turns[number].stop_meter(), None)
             raise
         except Exception as error:  # whatever one slide brings, the others go on
-            told, kind = tell_failure(slide, error), type(error).__name__
+            told, kind = tell_failure(slide, error), kind_name(error)
             facts = {"place": job.place, "slide": str(slide), "error": told, "error_kind": kind}
             logger.debug("%s: failed", slide, exc_info=error, extra={"facts": facts | {"event": "traceback"}})
             scanner.note(told, level=logging.ERROR, event="failed", **facts)

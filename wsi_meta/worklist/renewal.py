@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsi_meta.errors import HeatmapError
+from wsi_meta.errors import HeatmapError, kind_name
 from wsi_meta.files.address import name_in
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import NO_HEATMAP, is_store, stores_in
@@ -95,7 +95,7 @@ def _rows_of(stores: Sequence[Path], before: Sequence[Row]) -> list[Row]:
 
 
 def _of_damaged(store: Path, error: Exception, before: Row | None) -> Row:
-    row = failed(before["slide"] if before else store.stem, one_line(error), type(error).__name__)
+    row = failed(before["slide"] if before else store.stem, one_line(error), kind_name(error))
     row["heatmap"] = str(store.absolute())
     return row | (from_outside(row, before) if before else {})
 
