@@ -154,18 +154,19 @@ def own_file(parent: Path, kind: str, mark: str) -> tuple[Path, int]:
     OSError
         when it cannot be made; nothing of it is left.
     """
-    path, unsigned = parent / f".wsi-meta.{unique_name()}.{kind}", parent / f".wsi-meta.{kind}"
-    with suppress(OSError):  # another user's
-        remove_leftovers(unsigned, older_s=ABANDONED_S)
+    path, unsigned = (parent / f".wsi-meta.{name}" for name in (f"{unique_name()}.{kind}", kind))
     partial = unsigned.with_name(f"{unsigned.name}.{unique_name()}.partial")
-    number = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o666)
-    try:
-        os.write(number, f"{mark}{json.dumps(asdict(Holder.here()))}\n".encode())
-        partial.rename(path)
-    except OSError:
-        os.close(number)
-        partial.unlink(missing_ok=True)
-        raise
+    with _alone_in(parent) as alone:
+        with suppress(OSError):  # another user's
+            remove_leftovers(unsigned, older_s=0 if alone else ABANDONED_S)  # alone, whoever made it was killed
+        number = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o666)
+        try:
+            os.write(number, f"{mark}{json.dumps(asdict(Holder.here()))}\n".encode())
+            partial.rename(path)
+        except OSError:
+            os.close(number)
+            partial.unlink(missing_ok=True)
+            raise
     return path, number
 
 
@@ -217,8 +218,7 @@ def _take(lock: Path, mine: Holder) -> Holder | str | None:
 def _stamp(lock: Path) -> tuple[int, int] | None:
     """Return what tells a lock from a later one of the same holder; None where there is none."""
     with suppress(OSError):
-        found = lock.stat()
-        return found.st_ino, found.st_mtime_ns
+        return (found := lock.stat()).st_ino, found.st_mtime_ns
     return None
 
 
