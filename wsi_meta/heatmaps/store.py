@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.files.zarr_folder import number_of
 from wsi_meta.heatmaps.layout import checksum, multiscales, with_one_nan
 from wsi_meta.heatmaps.ownership import (
     open_group,
@@ -45,6 +44,7 @@ from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord, ScanResult, Status, op
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.paths import as_path, real_path
 from wsi_meta.outputs.writing import flush
+from wsi_meta.outputs.zarr_folder import number_of
 from wsi_meta.tiling.grid import Block, PatchGrid
 from wsi_meta.words import first_line, format_score, printable
 
