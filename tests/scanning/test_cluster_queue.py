@@ -167,7 +167,7 @@ def test_a_client_that_was_closed_is_told_whatever_it_raises() -> None:
 
 
 def test_blocks_that_workers_wrote_elsewhere_are_told(tmp_path: Path) -> None:
-    heatmap = write_store(tmp_path / "h.zarr", np.full((2, 2), 0.5, np.float32))
+    heatmap = write_store(tmp_path / "h.zarr", np.full((2, 2), 0.5, np.float32)).reopen()  # while it is scanned
     block = heatmap.grid.blocks()[0]
     refuse_lost(heatmap, {block: "node1"})
     heatmap.clear_block(block, np.ones((2, 2), bool))
