@@ -189,9 +189,10 @@ def _child_scan(counts: Path, arguments: Sequence[str]) -> None:
             main(list(arguments), prog_name="wsi-meta")
     finally:
         tiles = None
-        for slide, needed, before in noted[:1]:
-            if needed is not None:
-                tiles = {"needed": needed, "decoded": (slide.tiles_decoded or 0) - (before or 0)}
+        if noted and noted[0][1] is not None:
+            slide, needed, before = noted[0]
+            after = noted[1][2] if len(noted) > 1 else slide.tiles_decoded  # what the verdict looks at is not the blocks'
+            tiles = {"needed": needed, "decoded": (after or 0) - (before or 0)}
         counts.write_text(json.dumps(tiles))
 
 
