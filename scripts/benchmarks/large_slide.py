@@ -7,15 +7,16 @@ a scanner's, so no reader can answer for one tile with what it kept of another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tissue_pictures import MODEL_DOWNSAMPLE, assemble_tissue, draw_tissue
 
 from wsi_meta.demo.pyramid_writer import JPEG_QUALITY, halved
 from wsi_meta.demo.synthetic import GLASS
+from wsi_meta.demo.synthetic import MPP as PLAIN_MPP
 from wsi_meta.outputs.writing import written_whole
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ SIZES = {"full": 1, "1/4": 2, "1/16": 4}
 """Names of smaller slides, by their share of the area, and what each side is divided by."""
 TILE_PX = 512
 """Side of a stored tile, and the grain of the tissue's shape at level 0."""
-SLIDE_MPP = 0.243094
+PHILIPS_MPP = 0.243094
 """Micrometres per level-0 pixel, as the slides from Nijmegen state: the level that a model sees is a little off its 0.972."""
 PHILIPS = """<?xml version="1.0" encoding="UTF-8" ?>
 <DataObject ObjectType="DPUfsImport"><Attribute Name="PIM_DP_SCANNED_IMAGES"><Array><DataObject ObjectType="DPScannedImage">
@@ -43,7 +44,9 @@ Element="0x0030" PMSVR="IDoubleArray">{spacing}</Attribute></DataObject>"""
 """What a slide of Camelyon16 says of itself."""
 
 
-def make_slide(folder: Path, size: str, *, patches: Path | None = None, tissue_px: int = TISSUE_PX) -> Path:
+def make_slide(
+    folder: Path, size: str, *, patches: Path | None = None, tissue_px: int = TISSUE_PX, plain: bool = False
+) -> Path:
     """Return a slide in a folder; write it unless an earlier run left it there.
 
     Parameters
@@ -52,13 +55,15 @@ def make_slide(folder: Path, size: str, *, patches: Path | None = None, tissue_p
     size : one of :data:`SIZES`
     patches : folder of real patches to make tissue of; None draws it
     tissue_px : tissue of the full slide, pixels at 0.972 um; a smaller slide has its share of it
+    plain : as for :func:`write_large_slide`
     """
     divisor, kind = SIZES[size], "patches" if patches else "drawn"
-    path = folder / f"{kind}-{size.replace('/', '_')}-{tissue_px / 1e6:.0f}Mpx.tif"
+    form = "plain" if plain else "philips"
+    path = folder / f"{kind}-{size.replace('/', '_')}-{tissue_px / 1e6:.0f}Mpx-{form}.tif"
     if not path.exists():
         picture = assemble_tissue(patches) if patches else draw_tissue()
         width, height = (side // divisor for side in FULL_SIZE)
-        write_large_slide(path, picture, width=width, height=height, tissue_px=tissue_px // divisor**2)
+        write_large_slide(path, picture, width=width, height=height, tissue_px=tissue_px // divisor**2, plain=plain)
     return path
 
 
@@ -103,8 +108,11 @@ def write_large_slide(
     height: int = FULL_SIZE[1],
     tissue_px: int = TISSUE_PX,
     seed: int = 0,
+    plain: bool = False,
 ) -> Path:
     """Write a slide in the form of Camelyon16's: a BigTIFF in Philips' form, JPEG in tiles, levels padded to whole tiles.
+
+    Its pixels are of 0.243094 um, so that the level which a model sees is a little off.
 
     Streamed: in memory are the picture, its encoded tiles, and two levels' tiles along the tissue's edge at half size.
 
@@ -115,6 +123,8 @@ def write_large_slide(
     width, height : level-0 pixels
     tissue_px : area of tissue, pixels at 0.972 um (16 of level 0 each); rounded to whole tiles of level 0
     seed : of the tissue's shape
+    plain : a TIFF without Philips' XML and padding instead, of 0.243 um, which fits exactly: for TIAToolbox 2.1.3, which opens
+        no TIFF whose description is XML without a namespace
 
     Returns
     -------
@@ -130,8 +140,9 @@ def write_large_slide(
     _check_picture(picture)
     count = round(tissue_px * MODEL_DOWNSAMPLE**2 / TILE_PX**2)
     tissue = tissue_shape(-(-height // TILE_PX), -(-width // TILE_PX), count, seed=seed)
+    form = _plain_page if plain else _philips_page
     with written_whole(Path(path)) as partial:
-        _write(partial, _levels(picture, tissue, width, height), width, height)
+        _write(partial, _levels(picture, tissue, width, height), lambda number: form(number, width, height))
     return Path(path)
 
 
@@ -144,31 +155,41 @@ def _check_picture(picture: NDArray[np.uint8]) -> None:
         )
 
 
-def _write(path: Path, levels: Iterator[Iterator[bytes]], width: int, height: int) -> None:
+def _write(path: Path, levels: Iterator[Iterator[bytes]], page_of: Callable[[int], dict[str, Any]]) -> None:
     """Write the levels' encoded tiles as the pages of one TIFF; all but the first are marked as reduced."""
     import tifffile
 
     with tifffile.TiffWriter(path, bigtiff=True) as file:
         for number, tiles in enumerate(levels):
-            rows, cols = (-(-side // (TILE_PX << number)) for side in (height, width))
             file.write(
                 tiles,
-                shape=(rows * TILE_PX, cols * TILE_PX, 3),
                 dtype=np.uint8,
                 tile=(TILE_PX, TILE_PX),
                 photometric="rgb",  # becomes YCbCr with colour at half the resolution, and is tagged so: as encoded
                 compression="jpeg",
                 subfiletype=int(number > 0),
-                description=f"level={number}" if number else _told(width, height),
-                software="Philips DP v1.0",
                 metadata=None,
+                **page_of(number),
             )
+
+
+def _plain_page(number: int, width: int, height: int) -> dict[str, Any]:
+    """Return the size of a level, and of its pixels."""
+    per_cm = 1e4 / PLAIN_MPP / 2**number
+    return {"shape": (height >> number, width >> number, 3), "resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
+
+
+def _philips_page(number: int, width: int, height: int) -> dict[str, Any]:
+    """Return the size of a level, which is a whole number of tiles, and what is said of all levels at the first."""
+    rows, cols = (-(-side // (TILE_PX << number)) for side in (height, width))
+    told = f"level={number}" if number else _told(width, height)
+    return {"shape": (rows * TILE_PX, cols * TILE_PX, 3), "description": told, "software": "Philips DP v1.0"}
 
 
 def _told(width: int, height: int) -> str:
     """Return the description of the first page: the size of the pixels of all levels, in millimetres."""
     count = _level_count(width, height)
-    spacings = ['"{0:.9f}" "{0:.9f}"'.format(SLIDE_MPP / 1000 * 2**number) for number in range(count)]
+    spacings = ['"{0:.9f}" "{0:.9f}"'.format(PHILIPS_MPP / 1000 * 2**number) for number in range(count)]
     levels = "".join(PHILIPS_LEVEL.format(spacing=spacing) for spacing in spacings)
     return PHILIPS.format(spacing=spacings[0], levels=levels)
 

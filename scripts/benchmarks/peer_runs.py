@@ -55,7 +55,7 @@ class Comparison:
         self.arguments, self.folder = arguments, folder
         mode, _, stride = arguments.case.partition(":")
         self.mode, self.stride_px = mode, int(stride)
-        self.slide = make_slide(folder, arguments.size, patches=arguments.patches, tissue_px=TISSUE_PX)
+        self.slide = make_slide(folder, arguments.size, patches=arguments.patches, tissue_px=TISSUE_PX, plain=True)
         self.model_file = model_path(arguments.model)
         self.model = load_model(self.model_file)
         if mode == "dense" and not self.model.card.dense:

@@ -39,6 +39,14 @@ def test_openslide_opens_it(slide: Slide) -> None:
     assert slide.level_downsamples == (1, 2, 4, 8)
 
 
+def test_a_plain_one_fits_the_model_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "plain.tif"
+    slide = open_slide(write_large_slide(path, texture(512, 512), width=WIDTH, height=HEIGHT, tissue_px=TISSUE_PX, plain=True))
+    assert (slide.vendor, slide.reader) == ("generic-tiff", "direct")
+    assert slide.mpp == pytest.approx(0.243, rel=1e-6)
+    assert slide.level_dimensions == ((2500, 4100), (1250, 2050), (625, 1025), (312, 512))
+
+
 def test_every_level_is_the_halved_finer_one(slide: Slide) -> None:
     finer = _level(slide, 0)
     for level in range(1, len(slide.level_dimensions)):
