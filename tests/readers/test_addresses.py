@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from fakes import scan_darkness
 from numpy.typing import NDArray
 from range_server import Served, served
-from slide_files import damage_tile, stored_tiles, texture, write_jpeg_slide, write_slide
+from slide_files import damage_tile, set_tag, stored_tiles, texture, write_jpeg_slide, write_slide
 
 from wsi_meta import draw_overlay, info, open_slide, survey_tissue
 from wsi_meta.cli import main
@@ -209,10 +209,12 @@ def test_what_cannot_be_read_in_parts_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty.tif").touch()
     (tmp_path / "torn.tif").write_bytes(b"II*\0" + bytes(3000))
     write_jpeg_slide(tmp_path / "twins.tif", [texture(300, 300)] * 2)
+    set_tag(write_jpeg_slide(tmp_path / "large.tif", [texture(300, 300)]), "TileLength", 2**31 - 16)
     cases = {
         "deflate.tif": r"tiles compressed with ADOBE_DEFLATE, not JPEG; OpenSlide reads such a slide from a local file only",
         "s.mrxs": r"no TIFF; OpenSlide reads slides of this kind from local files only; download it first$",
         "empty.tif": "an empty file",
+        "large.tif": "page 0 .*; the file is damaged; copy the slide again, or convert it$",
         "torn.tif": r"cannot be read in parts \(not a slide that .*\); expected a TIFF of JPEG tiles; download it$",
     }
     with served(tmp_path) as far:

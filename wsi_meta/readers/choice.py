@@ -24,7 +24,7 @@ from wsi_meta.readers.reader import Reader
 from wsi_meta.readers.zarr_reader import ZarrReader
 from wsi_meta.stored_tiles.jpeg_tiff import NotPlainError
 from wsi_meta.tiffs.pixel_form import OtherFormError
-from wsi_meta.tiffs.structure import has_sub_pages, is_plain_picture
+from wsi_meta.tiffs.structure import DamagedPagesError, has_sub_pages, is_plain_picture
 from wsi_meta.words import first_line
 
 __all__ = ["READERS", "Opening", "opening"]
@@ -191,7 +191,7 @@ def _opened_copy(copy: PartialCopy, asked: str) -> Opening:
             notes.append(str(error))
     try:
         return Opening(OpenSlideReader(copy.path, remote), asked, notes, copy)
-    except (SeveralPicturesError, OtherFormError):
+    except (SeveralPicturesError, OtherFormError, DamagedPagesError):
         raise
     except SlideReadError as error:
         told = str(error).removeprefix(f"{copy.path}: ")

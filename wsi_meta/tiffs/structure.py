@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "DamagedPagesError",
     "ImpossibleTiles",
     "check_forms",
     "check_tiff",
@@ -53,13 +54,18 @@ __all__ = [
     "has_sub_pages",
     "is_plain_picture",
     "pages_of",
+    "structure_of",
+    "tile_grids",
 ]
-__all__ += ["structure_of", "tile_grids"]
 
 IMPOSSIBLE_BYTES_PER_PX, HEADER_BYTES = 16, 1 << 20
 """A tile is not longer than this for each pixel, and a header: OpenSlide takes as much memory as the file says, or aborts."""
 MAX_HASHED_BYTES = 5 << 20
 """OpenSlide's quickhash covers the pixels of the smallest level, where they take no more than this."""
+
+
+class DamagedPagesError(SlideReadError):
+    """A TIFF whose pages cannot be as they say, wherever it lies."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
 
     Raises
     ------
-    SlideReadError
+    DamagedPagesError
         when a tile is too large to be one, the file has fewer tiles than its size in pixels needs, or what a page with tiles
         says of its sizes is not understood.
     """
@@ -99,7 +105,7 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
     with path.open("rb") as file:
         for number, page in enumerate(pages_in(file)):
             if number + 1 == MAX_PAGES:
-                raise SlideReadError(f"{path}: has {MAX_PAGES:,} pages or more; expected the few of a slide; convert it")
+                raise DamagedPagesError(f"{path}: has {MAX_PAGES:,} pages or more; expected the few of a slide; convert it")
             if not is_tiled(page):
                 continue
             width, height, *tile = (number_of(page, tag) or 0 for tag in (WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT))
@@ -109,7 +115,7 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
                 problem = "and another one of its size have tiles longer than the file" if size in found else None
                 found[size] = ImpossibleTiles(size, shape, places)
             if problem is not None:
-                raise SlideReadError(
+                raise DamagedPagesError(
                     f"{path}: page {number} {problem}; the file is damaged; copy the slide again, or convert it"
                 )
     return list(found.values())
