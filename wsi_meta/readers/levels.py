@@ -32,6 +32,8 @@ ROUNDED_PX = 1
 """Writers round the sizes of levels up or down, each from the one before: by less than this many pixels of the level."""
 WHOLE_TILE_FACTORS = tuple(2**power for power in range(1, 16))
 """Factors that are considered for a level whose size is rounded, or padded or cut to whole tiles: pyramids are halved."""
+FARTHEST_PX = 10**9
+"""No slide is larger, and no rectangle is asked for further away."""
 SURE_TILES = 4
 """A padded level must be as many tiles long before its size is taken as a proof of its factor: a small one fits by chance."""
 TOGETHER = (1, 2)
@@ -192,8 +194,9 @@ class LevelWindow:
 def check_region(path: SlidePath, rectangle: Sequence[Any], level: int = 0, levels: int = 1) -> tuple[Any, Any, int, int, int]:
     """Return x, y, width, height and level as plain numbers; OptionsError for a level that a slide has not, or no rectangle."""
     level = whole_number(f"{path}: level", level, f"0 to {levels - 1}", least=0, most=levels - 1)
-    x, y = (number(f"{path}: corner", place) for place in rectangle[:2])
-    width, height = (whole_number(f"{path}: side", side, "whole pixels, 0 or more", least=0) for side in rectangle[2:])
+    most, places, sides = FARTHEST_PX, f"pixels, at most {FARTHEST_PX:,} either way", f"whole pixels, 0 to {FARTHEST_PX:,}"
+    x, y = (number(f"{path}: corner", place, places, least=-most, most=most) for place in rectangle[:2])
+    width, height = (whole_number(f"{path}: side", side, sides, least=0, most=most) for side in rectangle[2:])
     return x, y, width, height, level
 
 
