@@ -184,10 +184,7 @@ def _stage_of(path: str | Path, patient: str, labels: Iterable[str]) -> str:
 def _write_stage_table(
     path: Path, nodes: Mapping[str, Mapping[str, str]], stages: Mapping[str, str], *, overwrite: bool
 ) -> None:
-    with (
-        written_whole(path, overwrite=overwrite) as partial,
-        partial.open("w", newline="", encoding="utf-8") as file,
-    ):
+    with written_whole(path, overwrite=overwrite) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patient", "stage"])
         for patient, labels in nodes.items():

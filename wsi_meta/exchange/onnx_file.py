@@ -20,7 +20,7 @@ __all__ = ["run_onnx", "write_onnx"]
 
 OPSET = 18
 _silence = Silence("torch.onnx._internal.exporter._registration")
-"""Logs that torchvision is missing, which nothing here needs."""
+"""For a logger that tells of a missing torchvision, which nothing here needs."""
 INPUT, OUTPUTS = "pixels", ["logits", "probability"]
 
 

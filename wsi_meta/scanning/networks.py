@@ -142,7 +142,8 @@ class Networks:
 def _own(model: Model) -> Model:
     """Return a model as it is now: later changes to the program's do not reach it. A module of its own is a copy already."""
     now = model.as_it_is()
-    return now if now.card.foreign else replace(now, network=copy.deepcopy(now.network))
+    is_shared = now.network is model.network and not now.card.foreign
+    return replace(now, network=copy.deepcopy(now.network)) if is_shared else now
 
 
 def choose_compiled(

@@ -7,6 +7,7 @@ in every bit.
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,12 +48,10 @@ def resample(
 
 def _take(pixels: NDArray[np.uint8], places: NDArray[np.intp], axis: int) -> NDArray[np.uint8]:
     """Take rows or columns, nearly all of which follow each other: run by run, which is faster than one by one."""
-    ends = [*(np.flatnonzero(np.diff(places) != 1) + 1), len(places)]
-    if len(places) == pixels.shape[axis] and len(ends) == 1:
-        return pixels
-    runs = [places[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    parts = [slice(run[0], run[-1] + 1) for run in runs if len(run)]
-    return np.concatenate([pixels[part] if axis == 0 else pixels[:, part] for part in parts], axis)
+    edges = [0, *(np.flatnonzero(np.diff(places) != 1) + 1), len(places)]
+    runs = [slice(places[start], places[end - 1] + 1) for start, end in pairwise(edges)]
+    taken = [pixels[run] if axis == 0 else pixels[:, run] for run in runs]
+    return taken[0] if len(taken) == 1 else np.concatenate(taken, axis)  # mostly nothing is copied
 
 
 def average_area(

@@ -252,8 +252,8 @@ class Slide:
         -------
         Number of stored tiles that they need; None where they are not counted.
         """
-        found = (find_window(self._usable, self.check_resolution(mpp), *window) for window in windows)
-        parts = (cut_to(self._extents, window.rectangle) for window in found)
+        l0_per_px = self.check_resolution(mpp)
+        parts = (cut_to(self._extents, find_window(self._usable, l0_per_px, *window).rectangle) for window in windows)
         return self._reader.expect([part for part in parts if part[3] > 0 and part[4] > 0])
 
     @property
